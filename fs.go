@@ -16,8 +16,8 @@ import (
 // opening one costs what Host.Open costs. Reading a directory lists all keys below it. When ctx
 // ends, all calls fail.
 //
-// An object for which Open has ErrNotSeekable, or whose storage is no RangeStorage, opens as a file
-// that is read forward by Host.Get and is no io.Seeker, so http.FileServerFS does not serve it. If
+// An object without random access, for which Host.Open returns ErrNotSeekable, opens as a file that
+// is read forward by Host.Get. It is not an io.Seeker, so http.FileServerFS does not serve it. If
 // its size is known only at its end, Stat reads the whole object once more.
 //
 // Errors are *fs.PathError, and hold those of Open, Get and List.
@@ -80,15 +80,15 @@ func (f *hostFS) readDir(name string) ([]fs.DirEntry, error) {
 		if !fs.ValidPath(key) {
 			continue // a key that is no path of a file system can't be opened
 		}
-		first, _, deeper := strings.Cut(strings.TrimPrefix(key, prefix), "/")
+		child, _, deeper := strings.Cut(strings.TrimPrefix(key, prefix), "/")
 		// If an object and a directory have one name, Open gives the object.
-		if isDir, seen := found[first]; !seen || isDir {
-			found[first] = deeper
+		if isDir, seen := found[child]; !seen || isDir {
+			found[child] = deeper
 		}
 	}
 	var entries []fs.DirEntry
-	for first, isDir := range found {
-		entries = append(entries, &entry{f, first, prefix + first, isDir})
+	for child, isDir := range found {
+		entries = append(entries, &entry{f, child, prefix + child, isDir})
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	return entries, nil
@@ -107,8 +107,8 @@ func (e *entry) Type() fs.FileMode {
 	return fileInfo{dir: e.isDir}.Mode().Type()
 }
 
-// Info takes the size from what the object states, so it asks no key service, except for compressed
-// and signed objects. It reads those without random access to their end.
+// Info takes the size that the object states, so it asks no key service, except for compressed and
+// signed objects. If such an object has no random access, Info reads it to its end.
 func (e *entry) Info() (fs.FileInfo, error) {
 	if e.isDir {
 		return fileInfo{name: e.name, dir: true}, nil
@@ -125,7 +125,8 @@ func (f *hostFS) stat(key string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-// statWhole returns the fs.FileInfo of an object. It decrypts what does not state its size.
+// statWhole returns the fs.FileInfo of an object. It decrypts an object that does not state its
+// size.
 func (h *Host) statWhole(ctx context.Context, key string) (fileInfo, error) {
 	info := fileInfo{name: path.Base(key)}
 	stored, err := h.openStored(ctx, "stat", key)
@@ -203,7 +204,7 @@ func (f *hostFS) ReadFile(name string) (b []byte, err error) {
 	return b, err
 }
 
-// asPathError returns err as a *fs.PathError, if it is none.
+// asPathError wraps err in a *fs.PathError, unless it already holds one.
 func asPathError(op, name string, err error) error {
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return err

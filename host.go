@@ -88,16 +88,16 @@ func (h *Host) addServices(s *settings) {
 	h.encrypter.Keyring, h.services = currentKeyring{h}, make(map[string]service.Service)
 	others := slices.DeleteFunc(slices.Sorted(maps.Keys(s.providers)), func(name string) bool { return name == s.defaultProvider })
 	for _, name := range append([]string{s.defaultProvider}, others...) {
-		behind := service.New(s.providers[name], s.service)
-		h.services[name] = behind
-		h.strings.Providers = append(h.strings.Providers, behind)
-		h.decrypter.Keyrings = append(h.decrypter.Keyrings, behind)
+		guarded := service.New(s.providers[name], s.service)
+		h.services[name] = guarded
+		h.strings.Providers = append(h.strings.Providers, guarded)
+		h.decrypter.Keyrings = append(h.decrypter.Keyrings, guarded)
 	}
 	h.setCurrent(h.services[s.defaultProvider])
 }
 
-// CryptoService returns the service of the default provider, for batches and for the state of its
-// circuit breaker. It is nil on a host of WithMessages.
+// CryptoService returns the service of the default provider, which encrypts batches of strings and
+// reports the state of its circuit breaker. It is nil on a host of WithMessages.
 func (h *Host) CryptoService() service.Service {
 	if current := h.current.Load(); current != nil {
 		return *current
@@ -122,8 +122,8 @@ func (k currentKeyring) IsCurrent(ctx context.Context, request *provider.UnwrapD
 	return k.h.CryptoService().IsCurrent(ctx, request)
 }
 
-// Close zeroes cached data keys. It closes neither the providers nor the storage. A second Close
-// returns the first one's result.
+// Close zeroes cached data keys. It closes neither the providers nor the storage, and the Host goes
+// on working without a cache. A second Close returns the first one's result.
 func (h *Host) Close() error { return h.close() }
 
 func (h *Host) closeServices() error {
@@ -203,14 +203,15 @@ func (h *Host) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 // A column must have room for more than the string. The result is ASCII, and has 16/9 characters
 // for each byte of the string, and besides:
 //
-//	400  if AWS KMS itself encrypts it: a string of 1 to 4,096 bytes under a symmetric key
-//	550  under a local key
-//	900  if it is empty, longer, or one of a batch, and under AWS KMS
+//	  400  if AWS KMS itself encrypts it: a string of 1 to 4,096 bytes under a symmetric key
+//	  550  under a local AES key
+//	  900  if it is empty, longer, or one of a batch, and under a symmetric key of AWS KMS
+//	1,100  under an RSA key of 2,048 bits of AWS KMS or Azure Key Vault, and 1,550 under one of 4,096
 //
 // All but the first also store the encryption context, which takes 16/9 characters for each byte of
-// its names and values, and of 4 more for each pair. The names of local keys, and those of other
-// key services' keys, count so twice. A column of 16/9 n + 1,000 characters suits strings of up to
-// n bytes in most cases.
+// its names and values, and of 4 more for each pair. The name of a key that is not in AWS KMS takes
+// 16/9 characters for each byte, twice. A column of 16/9 n + 1,000 characters suits strings of up
+// to n bytes in most cases, and one of 16/9 n + 1,700 characters under RSA keys.
 func (h *Host) Encrypt(ctx context.Context, plaintext string, encryptionContext map[string]string) (string, error) {
 	s := h.CryptoService()
 	if s == nil {

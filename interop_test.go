@@ -287,7 +287,7 @@ func TestJavaScriptSDKKMS(t *testing.T) {
 	testInterop(t, sdk, p, sdkKey{ARN: p.KeyID()}, kmsSuites)
 }
 
-// Pairs that are authenticated but not stored: both sides must be told them again.
+// Pairs that are authenticated but not stored must be stated again on both sides.
 func TestPythonSDKRequiredContext(t *testing.T) {
 	p, _, _ := newProvider(t)
 	pythonPath(t, "aws_encryption_sdk.materials_managers.mpl.cmm") // from 4.0 on, with the extra MPL
@@ -342,7 +342,7 @@ func TestPythonSDKRequiredContext(t *testing.T) {
 					require.Equal(t, "7.pdf", all["key"])
 				}
 				for _, stated := range []map[string]string{nil, stored} {
-					// Nothing in the message tells that a pair is missing.
+					// Nothing in the message shows that a pair is missing.
 					_, _, err := d.Decrypt(t.Context(), theirs.Data, stated)
 					require.ErrorIs(t, err, provider.ErrDecryptionFailed, stated)
 				}

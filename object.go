@@ -28,7 +28,7 @@ func (h *Host) reverse(ctx context.Context, key string, stored io.Reader, stated
 	case err != nil:
 		return nil, err
 	case kind.client != nil:
-		return h.openClients(ctx, kind.client, whole, stated)
+		return h.decryptS3EC(ctx, kind.client, whole, stated)
 	case kind == plaintext && len(stated) > 0:
 		return nil, errNoPairs
 	case kind == plaintext:
@@ -72,9 +72,10 @@ var (
 	plaintext        = kind{number: 2}
 )
 
-// kindOf returns the kind of a stored object that begins with start, and a reader of the whole of
-// start. It refuses kinds that the host does not read. The storage may know that the S3 Encryption
-// Client wrote the object, for which it looks for an instruction file beside what is no message.
+// kindOf returns the kind of a stored object whose beginning is in begin, and a reader of all bytes
+// of begin. It refuses kinds that the host does not read. If stored is an s3ec.Stored, kindOf asks
+// it whether the S3 Encryption Client wrote the object. For that, the storage looks for an
+// instruction file, unless the object is a message.
 func (h *Host) kindOf(ctx context.Context, stored any, begin io.Reader) (kind, io.Reader, error) {
 	start, whole, err := sniff(begin)
 	if err != nil {
@@ -109,8 +110,8 @@ func (h *Host) kindOf(ctx context.Context, stored any, begin io.Reader) (kind, i
 // openS3EC is a function of s3ec.Opener.
 type openS3EC func(ctx context.Context, h *s3ec.Header, body io.Reader, keyrings []provider.Unwrapper, stated map[string]string) (*s3ec.Content, error)
 
-// openClients decrypts an object of the S3 Encryption Client.
-func (h *Host) openClients(ctx context.Context, client *s3ec.Header, stored io.Reader, stated map[string]string) (*s3ec.Content, error) {
+// decryptS3EC decrypts an object of the S3 Encryption Client.
+func (h *Host) decryptS3EC(ctx context.Context, client *s3ec.Header, stored io.Reader, stated map[string]string) (*s3ec.Content, error) {
 	content, err := h.openS3EC(ctx, client, stored, h.decrypter.Keyrings, stated)
 	if err != nil {
 		return nil, err // content would be an io.Reader that holds a nil pointer
@@ -125,8 +126,8 @@ func closeContent(content io.Reader) {
 	}
 }
 
-// nameOptions names the host's option in the error of an object that exceeds a limit, or that the
-// commitment policy refuses.
+// nameOptions adds the name of the host's option to the error of an object that exceeds a limit, or
+// that the commitment policy refuses.
 func (h *Host) nameOptions(err error) error {
 	if h.services == nil { // those of WithMessages are not the host's
 		return err
@@ -247,7 +248,7 @@ func (h *Host) openStored(ctx context.Context, doing, key string) (Object, error
 func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader, encryptionContext map[string]string) (*message.EncryptReader, error) {
 	stated := maps.Clone(encryptionContext)
 	if h.services == nil && h.bucket == "" {
-		for _, required := range h.encrypter.Required { // what another host requires, BindObjectName perhaps
+		for _, required := range h.encrypter.Required { // such as the pairs of another host's BindObjectName
 			delete(stated, required)
 		}
 	}
@@ -268,8 +269,8 @@ func (h *Host) EncryptObject(ctx context.Context, key string, content io.Reader,
 // DecryptObject returns what Get would return for an object of size bytes that is stored under key.
 // The object's encryption context must have each pair of encryptionContext, which may be nil, or
 // the error holds provider.ErrContextMismatch. DecryptObject also returns the original's size in
-// bytes, or -1 if it is not known beforehand. That size is only as true as the stated one, until
-// the content is read to its end. The errors are Get's.
+// bytes, or -1 if it is not known beforehand. That size follows from the stated one, and is not
+// authenticated until the content is read to its end. The errors are Get's.
 func (h *Host) DecryptObject(ctx context.Context, key string, stored io.Reader, size int64, encryptionContext map[string]string) (content io.Reader, contentSize int64, err error) {
 	content, err = h.reverse(ctx, key, stored, encryptionContext)
 	if err != nil {
@@ -354,7 +355,7 @@ func (h *Host) OpenObject(ctx context.Context, key string, stored Object, encryp
 	case err != nil:
 		return nil, err
 	case kind.client != nil:
-		content, err := h.openClients(ctx, kind.client, whole, encryptionContext)
+		content, err := h.decryptS3EC(ctx, kind.client, whole, encryptionContext)
 		if err != nil {
 			return nil, err
 		}

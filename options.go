@@ -111,10 +111,10 @@ func WithEnabledTransformers(names ...string) Option {
 // are written and when they are read. The default is 1 TiB.
 func WithMaxDecompressedSize(n int64) Option { return func(s *settings) { s.maxSize = n } }
 
-// WithMaxWindow bounds the memory in bytes that reading an object takes if it was compressed by
-// zstd or zstd-seekable, as MaxWindow of compress.Transformer does: the window that its writer
-// chose. The default is 8 MiB, which is twice what hosts write. An
-// object over it is refused with compress.ErrWindow.
+// WithMaxWindow bounds the window in bytes that the writer of an object compressed by zstd or
+// zstd-seekable may have chosen, since reading takes as much memory. It sets the MaxWindow of
+// compress.Transformer. The default is 8 MiB, twice what hosts write. An object over it is refused
+// with compress.ErrWindow.
 func WithMaxWindow(n int) Option {
 	return func(s *settings) {
 		if n < 0 {
@@ -232,7 +232,7 @@ func BindObjectName(bucket string) Option {
 	}
 }
 
-// chooseDefault chooses the default provider, and refuses what names none.
+// chooseDefault chooses the default provider, and refuses options that determine none.
 func (s *settings) chooseDefault() {
 	switch {
 	case s.encrypter != nil && len(s.providers) > 0:

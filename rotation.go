@@ -56,9 +56,9 @@ func (h *Host) Rewrap(ctx context.Context, key string) error {
 
 // IsCurrent reports whether an object is under the default provider's key and no other, in the
 // version with which the provider wraps now, and in today's format. Under branch keys, that is the
-// version in the provider's cache. Rewrap need not move the object, though it would. IsCurrent
-// reads the object's header and, unlike Get and Rewrap, does not verify it. Some providers ask
-// their key service; see [provider.VersionedKeyring].
+// version in the provider's cache. There is then no need to Rewrap the object. IsCurrent reads the
+// object's header and, unlike Get and Rewrap, does not verify it. Some providers call their key
+// service; see [provider.VersionedKeyring].
 //
 // It is false for anything that is not a stored object of a host. The error is the storage's or the
 // provider's.
@@ -157,7 +157,7 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 			return nil, err
 		}
 		if kind.client != nil {
-			return h.moveClients(ctx, key, kind.client, whole)
+			return h.moveS3EC(ctx, key, kind.client, whole)
 		}
 		if kind == encryptedMessage {
 			return h.adopt(ctx, key, whole)
@@ -170,9 +170,9 @@ func (h *Host) Migrate(ctx context.Context, key string) error {
 	})
 }
 
-// moveClients returns an object of the S3 Encryption Client as a stored object.
-func (h *Host) moveClients(ctx context.Context, key string, client *s3ec.Header, stored io.Reader) (io.Reader, error) {
-	content, err := h.openClients(ctx, client, stored, nil)
+// moveS3EC returns an object of the S3 Encryption Client as a stored object.
+func (h *Host) moveS3EC(ctx context.Context, key string, client *s3ec.Header, stored io.Reader) (io.Reader, error) {
+	content, err := h.decryptS3EC(ctx, client, stored, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +220,7 @@ func (h *Host) renew(ctx context.Context, operation, key string, renewed func(st
 	if err == nil {
 		moved, ok := content.(*s3ec.Moved)
 		switch {
-		case ok: // it was read to its end, and a storage must see what it is
+		case ok: // stored was read to its end, and put must get a *s3ec.Moved
 			defer closeContent(moved.Content)
 			err = closeStored()
 		case runtime.GOOS == "windows": // Windows does not replace open files

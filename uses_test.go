@@ -144,7 +144,7 @@ func TestAStringOfTheAttackerIsNoDataKey(t *testing.T) {
 		wrapped := header.EncryptedDataKey{ProviderID: "aws-kms", ProviderInfo: []byte(p.KeyID()), Ciphertext: blob}
 		forged := forge(t, []byte(chosen), wrapped, pairs, "the attacker's")
 
-		// As a message it is whole: only its use tells it from an object.
+		// It is a complete message, which only its use distinguishes from an object.
 		plain, _, err := (&message.Decrypter{Keyrings: []provider.Unwrapper{p}}).Decrypt(t.Context(), forged, nil)
 		require.NoError(t, err)
 		require.Equal(t, "the attacker's", string(plain))
@@ -277,7 +277,7 @@ func TestNoStringStatesReservedPairs(t *testing.T) {
 	})
 }
 
-// What AWS's tools wrote is read where the host is told so, and becomes an object by Migrate.
+// Messages of AWS's tools are read with AllowForeignMessages, and Migrate makes objects of them.
 func TestForeignMessages(t *testing.T) {
 	everyProvider(t, func(t *testing.T, p provider.EncryptionProvider) {
 		foreign := message.Encrypter{Keyring: p, Suite: header.AES256GCMHKDFSHA512CommitKeyECDSAP384}

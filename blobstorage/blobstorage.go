@@ -34,9 +34,11 @@ import (
 	"piko.sh/pikokms/transfer"
 )
 
-// Storage is a bucket as a [pikokms.RangeStorage]. It is no [pikokms.ConditionalStorage], since
+// Storage is a bucket as a [pikokms.RangeStorage]. It is not a [pikokms.ConditionalStorage], since
 // gocloud.dev cannot replace an object on the condition that it is unchanged. Where others may put
 // or delete an object while a host rewraps it, use package s3storage.
+//
+// Errors hold fs.ErrNotExist if there is no such object, and have the codes of package gcerrors.
 type Storage struct {
 	bucket  *blob.Bucket
 	reading *blob.ReaderOptions
@@ -44,9 +46,9 @@ type Storage struct {
 
 // New returns the bucket as a storage. The caller closes the bucket.
 //
-// The options are for all that is read of the bucket, and may be nil. For objects in GCS of content
-// encoding gzip, BeforeRead must choose ReadCompressed. Otherwise GCS tries to decompress them, and
-// what is encrypted is not gzip.
+// The options apply to every read from the bucket, and may be nil. For objects in GCS whose content
+// encoding is gzip, BeforeRead must choose ReadCompressed. Otherwise GCS tries to decompress them,
+// and encrypted content is not gzip.
 func New(bucket *blob.Bucket, reading *blob.ReaderOptions) *Storage {
 	return &Storage{bucket, reading}
 }
@@ -61,9 +63,10 @@ func missing(err error) error {
 	return err
 }
 
-// Put stores an object with the content type application/octet-stream and no metadata. An object
-// that it replaces loses its own, so do not rewrap through it what an application stored through
-// [Encrypt]. The error holds [ErrAnswer] if S3's answer does not confirm that the object is stored.
+// Put stores an object with the content type application/octet-stream and no metadata. The content
+// type and metadata of an object that it replaces are lost, so do not use it to rewrap what an
+// application stored through [Encrypt]. The error holds [ErrAnswer] if S3's answer does not confirm
+// that the object is stored.
 func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error {
 	options := &blob.WriterOptions{ContentType: "application/octet-stream"}
 	moved, ok := content.(*s3ec.Moved)
@@ -77,26 +80,26 @@ func (s *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 	return s.removeInstruction(ctx, key, moved, isSent)
 }
 
-// put stores content. If content fails, nothing is stored. It uploads, since closing a blob.Writer
-// stores what was written to it.
+// put stores content. If content fails, nothing is stored. It uses Upload, since closing a
+// blob.Writer stores what was written to it, even if that is not all.
 func put(ctx context.Context, bucket *blob.Bucket, key string, content io.Reader, options *blob.WriterOptions) error {
-	if options.ContentType == "" { // Upload demands one
+	if options.ContentType == "" { // Upload requires one
 		options.ContentType = "application/octet-stream"
 	}
-	before := options.BeforeWrite
+	callersBefore := options.BeforeWrite
 	options.BeforeWrite = func(as func(any) bool) error {
-		if err := confirmWrites(ctx, bucket, as); err != nil || before == nil {
+		if err := confirmWrites(ctx, bucket, as); err != nil || callersBefore == nil {
 			return err
 		}
-		return before(as)
+		return callersBefore(as)
 	}
 	return transfer.Upload(ctx, content, func(ctx context.Context, content io.Reader) error {
 		return bucket.Upload(ctx, key, content, options)
 	})
 }
 
-// Get returns an object's content, which is an s3ec.Stored: a host asks it whether AWS's S3
-// Encryption Client wrote the object.
+// Get returns an object's content, which implements s3ec.Stored, so that a host can learn whether
+// AWS's S3 Encryption Client wrote the object.
 func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	r, err := s.bucket.NewReader(ctx, key, s.reading)
 	if err != nil {
@@ -107,14 +110,15 @@ func (s *Storage) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	return &buffered{stored, r, clientOf(s.bucket, key, start)}, nil
 }
 
-// buffered is an object whose first bytes were looked at.
+// buffered is the content of an object, read through a buffer so that its first bytes can be peeked
+// at.
 type buffered struct {
 	*bufio.Reader
 	io.Closer
 	client
 }
 
-// Delete removes an object. The error holds fs.ErrNotExist if there is no such object.
+// Delete removes an object.
 func (s *Storage) Delete(ctx context.Context, key string) error {
 	return missing(s.bucket.Delete(ctx, key))
 }
@@ -125,11 +129,11 @@ func (s *Storage) Delete(ctx context.Context, key string) error {
 func (s *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		options := blob.ListOptions{Prefix: prefix}
-		whole := newListing(options)
+		pages := newListing(options)
 		for token := blob.FirstPageToken; len(token) > 0; {
 			var objects []*blob.ListObject
 			var err error
-			if objects, token, err = whole.page(ctx, s.bucket, token, options, pageSize); err != nil {
+			if objects, token, err = pages.page(ctx, s.bucket, token, options, pageSize); err != nil {
 				yield("", err)
 				return
 			}
@@ -158,7 +162,7 @@ type object struct {
 	client
 	contentType string
 	as          func(any) bool
-	rest        *remainder // if all of it was asked for; otherwise nil
+	rest        *remainder // nil unless the whole object was requested at once
 }
 
 // Close ends the requests that are under way.
@@ -179,7 +183,7 @@ func open(ctx context.Context, bucket *blob.Bucket, key string, options *blob.Re
 	}
 	if h, _, err := header.Parse(start, header.Limits{}); err == nil {
 		if _, err := message.PlaintextSize(h, o.Size()); err != nil && !errors.Is(err, header.ErrUnsupported) {
-			if err := whetherReplaced(ctx, bucket, key, o); err != nil {
+			if err := checkUnchanged(ctx, bucket, key, o); err != nil {
 				return nil, err
 			}
 		}
@@ -217,16 +221,16 @@ func replaced(key string) error {
 	return fmt.Errorf("blobstorage: %s: %w", key, pikokms.ErrChanged)
 }
 
-// whetherReplaced returns an error if an object was replaced or deleted since it was opened. If that
+// checkUnchanged returns an error if an object was replaced or deleted since it was opened. If that
 // happens while they open it, drivers such as fileblob give the size of the old object and the
 // content of the new one.
-func whetherReplaced(ctx context.Context, bucket *blob.Bucket, key string, opened *object) error {
+func checkUnchanged(ctx context.Context, bucket *blob.Bucket, key string, opened *object) error {
 	now, err := bucket.Attributes(ctx, key)
 	if err != nil {
 		return err
 	}
 	modTime := now.ModTime
-	if opened.ModTime().Nanosecond() == 0 { // GCS rounds the time of what is read, and no other
+	if opened.ModTime().Nanosecond() == 0 { // GCS rounds the times of readers, but not of attributes
 		modTime = modTime.Truncate(time.Second)
 	}
 	if now.Size != opened.Size() || !modTime.Equal(opened.ModTime()) {
@@ -260,7 +264,8 @@ func readStart(ctx context.Context, bucket *blob.Bucket, key string, options *bl
 	return start, &object{transfer.NewRangeObject(first.Size(), first.ModTime(), start, fetch), clientOf(bucket, key, start), first.ContentType(), first.As, nil}, nil
 }
 
-// rangesOf fetches ranges of an object as long as it still has this size and time.
+// rangesOf returns a function that fetches ranges of an object. It fails once the object no longer
+// has this size and time.
 func rangesOf(ctx context.Context, bucket *blob.Bucket, key string, size int64, modTime time.Time, options *blob.ReaderOptions) func(offset, length int64) (io.ReadCloser, error) {
 	return func(offset, length int64) (io.ReadCloser, error) {
 		r, err := bucket.NewRangeReader(ctx, key, offset, length, options)

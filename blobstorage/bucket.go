@@ -67,12 +67,12 @@ func Encrypt(inner *blob.Bucket, options ...pikokms.Option) (*blob.Bucket, error
 	return blob.NewBucket(b), nil
 }
 
-// listingOptions controls what a listing of an encrypting bucket costs. WithSizes gets a pointer to
-// one from the As function.
+// listingOptions are the options of one listing of an encrypting bucket. WithSizes gets a pointer
+// to them from the As function.
 type listingOptions struct{ sizes bool }
 
 // WithSizes makes a listing give plaintext sizes, with one request for each object. Set it as
-// blob.ListOptions.BeforeList.
+// blob.ListOptions.BeforeList. It is an error for a bucket that Encrypt did not return.
 func WithSizes(as func(any) bool) error {
 	var l *listingOptions
 	if !as(&l) {
@@ -82,7 +82,7 @@ func WithSizes(as func(any) bool) error {
 	return nil
 }
 
-// sizeRequests is how many of those requests a listing makes side by side.
+// sizeRequests is how many of those requests a listing makes at the same time.
 const sizeRequests = 16
 
 // bucket is a driver.Bucket.
@@ -170,13 +170,13 @@ func (b *bucket) size(ctx context.Context, key string, a *blob.Attributes) (size
 	if stored.Size() != a.Size {
 		return 0, replaced(key)
 	}
-	begin := known{Reader: bytes.NewReader(start)}
+	prefix := knownClient{Reader: bytes.NewReader(start)}
 	if !header.Sniff(start) {
-		if begin.header, err = clientHeader(ctx, b.inner, key, a); err != nil {
+		if prefix.header, err = clientHeader(ctx, b.inner, key, a); err != nil {
 			return 0, err
 		}
 	}
-	size, err = b.host.StatedSize(begin, a.Size)
+	size, err = b.host.StatedSize(prefix, a.Size)
 	if err != nil || size >= 0 || !isSeekable(start) {
 		return size, err
 	}
@@ -195,42 +195,42 @@ func isSeekable(start []byte) bool {
 }
 
 func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*driver.ListPage, error) {
-	var listing listingOptions
+	var sizeOptions listingOptions
 	called := options.BeforeList == nil
-	before := func(as func(any) bool) error {
+	beforeList := func(as func(any) bool) error {
 		if called {
 			return nil
 		}
 		called = true
 		return options.BeforeList(func(i any) bool {
 			if l, ok := i.(**listingOptions); ok {
-				*l = &listing
+				*l = &sizeOptions
 				return true
 			}
 			return as(i)
 		})
 	}
-	inner := blob.ListOptions{Prefix: options.Prefix, Delimiter: options.Delimiter, BeforeList: before}
-	whole := newListing(inner)
+	inner := blob.ListOptions{Prefix: options.Prefix, Delimiter: options.Delimiter, BeforeList: beforeList}
+	pages := newListing(inner)
 	token, size := blob.FirstPageToken, pageSize
 	if options.PageSize != 0 {
 		size = options.PageSize
 	}
 	if len(options.PageToken) > 0 {
 		var err error
-		if token, err = whole.resume(options.PageToken); err != nil {
+		if token, err = pages.resume(options.PageToken); err != nil {
 			return nil, err
 		}
 	}
-	objects, next, err := whole.page(ctx, b.inner, token, inner, size)
+	objects, next, err := pages.page(ctx, b.inner, token, inner, size)
 	if err != nil {
 		return nil, err
 	}
 	// The drivers of folders and memory call no BeforeList.
-	if err := before(func(any) bool { return false }); err != nil {
+	if err := beforeList(func(any) bool { return false }); err != nil {
 		return nil, err
 	}
-	page := &driver.ListPage{NextPageToken: whole.token(next)}
+	page := &driver.ListPage{NextPageToken: pages.token(next)}
 	for _, o := range objects {
 		listed := &driver.ListObject{Key: o.Key, IsDir: o.IsDir, ModTime: o.ModTime, AsFunc: o.As}
 		if !o.IsDir {
@@ -238,7 +238,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 		}
 		page.Objects = append(page.Objects, listed)
 	}
-	if !listing.sizes {
+	if !sizeOptions.sizes {
 		return page, nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -253,7 +253,7 @@ func (b *bucket) ListPaged(ctx context.Context, options *driver.ListOptions) (*d
 			case err == nil:
 				o.Size = a.Size
 			case gcerrors.Code(err) == gcerrors.NotFound: // it was deleted meanwhile
-			case isForeign(err): // it does not spoil the listing of the others
+			case isForeign(err): // one unreadable object does not make the whole listing fail
 			default:
 				return err
 			}
@@ -280,7 +280,8 @@ func isForeign(err error) bool {
 }
 
 // Copy copies an object within the storage. Where names are bound, it encrypts the object anew for
-// its new name, and refuses what no host stored: the copy of anything else would be authentic.
+// its new name, and refuses what no host stored: a copy would pass as authentic, though nobody
+// knows who made the original.
 func (b *bucket) Copy(ctx context.Context, to, from string, options *driver.CopyOptions) error {
 	if !b.host.BindsNames() {
 		return b.inner.Copy(ctx, to, from, &blob.CopyOptions{BeforeCopy: options.BeforeCopy})

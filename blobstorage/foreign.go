@@ -11,11 +11,11 @@ import (
 	"piko.sh/pikokms/s3ec"
 )
 
-// client looks whether the S3 Encryption Client wrote an object. It implements s3ec.Stored.
+// client finds out whether the S3 Encryption Client wrote an object. It implements s3ec.Stored.
 type client struct {
 	bucket    *blob.Bucket
 	key       string
-	isMessage bool // it begins as a message, so nothing is asked
+	isMessage bool // the object begins as a message, so no request is needed
 }
 
 func clientOf(bucket *blob.Bucket, key string, start []byte) client {
@@ -49,17 +49,18 @@ func clientHeader(ctx context.Context, bucket *blob.Bucket, key string, a *blob.
 	return h, nil
 }
 
-// known is a reader of the beginning of an object of which it is known whether the client wrote it.
-type known struct {
+// knownClient reads the first bytes of an object, for which clientHeader was already called. It
+// implements s3ec.Stored without further requests.
+type knownClient struct {
 	io.Reader
 	header *s3ec.Header
 }
 
 // S3ECHeader implements s3ec.Stored.
-func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.header, nil }
+func (k knownClient) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.header, nil }
 
-// removeInstruction removes the instruction file of an object that was moved, once the new object
-// was read back.
+// removeInstruction removes the instruction file of an object that was moved, after it has read
+// back the new object.
 func (s *Storage) removeInstruction(ctx context.Context, key string, moved *s3ec.Moved, isSent func(open func() (io.ReadCloser, error)) bool) error {
 	name := moved.Content.Header.Instruction
 	if name == "" {

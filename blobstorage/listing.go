@@ -14,15 +14,15 @@ import (
 
 // ErrAnswer means that an answer of the storage can't be right: a part of a listing that repeats
 // itself, goes backwards, has keys that were not asked for or is cut short, or an upload that S3
-// did not confirm. Perhaps it is a proxy's, or that of a service that imitates S3 in part.
+// did not confirm. Such answers come from proxies, and from services that imitate only parts of S3.
 var ErrAnswer = errors.New("the storage's answer can't be right")
 
 var errSameToken = fmt.Errorf("%w: a listing gives the same token again, and has no end", ErrAnswer)
 
-// errPageToken means that a page token is none. The gcerrors code is InvalidArgument.
+// errPageToken means that a page token is malformed. The gcerrors code is InvalidArgument.
 var errPageToken = errors.New("blobstorage: unknown page token")
 
-// pageSize is how many keys a listing asks for: the most that S3 gives at once.
+// pageSize is how many keys a listing requests at once: the most that S3 returns.
 const pageSize = 1000
 
 // maxRequests is how many requests the driver may make for one page. Only a listing of empty pages
@@ -34,10 +34,10 @@ type listing struct {
 	prefix string
 	seed   maphash.Seed
 	seen   map[uint64]struct{} // hashes of tokens and of keys at the ends of pages
-	last   string              // of S3: the name before, as it is in the bucket
+	last   string              // in S3, the previous object's name, as the bucket has it
 
-	// folders are listed, too. gocloud.dev puts them in order with the objects of a page, after it
-	// unescaped both, which is not S3's order.
+	// folders is set if the listing has folders, too. gocloud.dev sorts them among the objects of a
+	// page after it has unescaped both, which is not S3's order.
 	folders bool
 }
 
@@ -46,18 +46,18 @@ func newListing(options blob.ListOptions) *listing {
 }
 
 // page returns the next page of a listing, and the token of the one after it, which is nil at the
-// end. Before is the BeforeList of the caller.
+// end.
 func (l *listing) page(ctx context.Context, bucket *blob.Bucket, token []byte, options blob.ListOptions, size int) (objects []*blob.ListObject, next []byte, err error) {
-	var asked s3Listing
+	var request s3Listing
 	requests := 0
-	before := options.BeforeList
+	callersBefore := options.BeforeList
 	options.BeforeList = func(as func(any) bool) error {
-		if before != nil {
-			if err := before(as); err != nil {
+		if callersBefore != nil {
+			if err := callersBefore(as); err != nil {
 				return err
 			}
 		}
-		if err := asked.ask(as); err != nil {
+		if err := request.record(as); err != nil {
 			return err
 		}
 		if requests++; requests > maxRequests {
@@ -69,13 +69,14 @@ func (l *listing) page(ctx context.Context, bucket *blob.Bucket, token []byte, o
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := l.check(objects, next, asked); err != nil {
+	if err := l.check(objects, next, request); err != nil {
 		return nil, nil, err
 	}
 	return objects, next, nil
 }
 
-// token returns a token of an encrypting bucket, which has the last name before the next page.
+// token returns the page token of an encrypting bucket. It contains the last name of this page, so
+// that resume can check the order across pages, and the token of the bucket below.
 func (l *listing) token(next []byte) []byte {
 	if len(next) == 0 {
 		return nil
@@ -97,7 +98,7 @@ func (l *listing) resume(token []byte) ([]byte, error) {
 	return rest[n:], nil
 }
 
-func (l *listing) check(objects []*blob.ListObject, next []byte, asked s3Listing) error {
+func (l *listing) check(objects []*blob.ListObject, next []byte, request s3Listing) error {
 	if len(next) > 0 && !l.isNew("t"+string(next)) {
 		return errSameToken
 	}
@@ -106,15 +107,15 @@ func (l *listing) check(objects []*blob.ListObject, next []byte, asked s3Listing
 		var object s3types.Object
 		var folder s3types.CommonPrefix
 		switch { // gocloud.dev unescapes keys, and takes the prefix of a blob.PrefixedBucket away
-		case asked.asked && o.As(&object) && object.Key != nil:
-			name, prefix = *object.Key, asked.prefix
-		case asked.asked && o.As(&folder) && folder.Prefix != nil:
-			name, prefix = *folder.Prefix, asked.prefix
+		case request.isS3 && o.As(&object) && object.Key != nil:
+			name, prefix = *object.Key, request.prefix
+		case request.isS3 && o.As(&folder) && folder.Prefix != nil:
+			name, prefix = *folder.Prefix, request.prefix
 		}
 		if !strings.HasPrefix(name, prefix) {
 			return fmt.Errorf("%w: a listing of %q has the key %q", ErrAnswer, prefix, name)
 		}
-		if asked.ordered && !l.folders && object.Key != nil {
+		if request.ordered && !l.folders && object.Key != nil {
 			if l.last != "" && name <= l.last {
 				return fmt.Errorf("%w: in a listing, %q follows %q", ErrAnswer, name, l.last)
 			}
@@ -128,7 +129,7 @@ func (l *listing) check(objects []*blob.ListObject, next []byte, asked s3Listing
 	return nil
 }
 
-// isNew reports whether a text comes for the first time.
+// isNew reports whether a text was not seen before in this listing, and remembers it.
 func (l *listing) isNew(text string) bool {
 	hash := maphash.String(l.seed, text)
 	_, seen := l.seen[hash]

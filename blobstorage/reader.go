@@ -47,7 +47,8 @@ func (b *bucket) newRangeReader(ctx context.Context, key string, offset, length 
 	return b.section(ctx, key, stored, offset, length)
 }
 
-// section reads a range of the original of a stored object, which it closes.
+// section returns a reader of a range of the plaintext of a stored object. Closing the reader
+// closes stored.
 func (b *bucket) section(ctx context.Context, key string, stored *object, offset, length int64) (driver.Reader, error) {
 	content, err := b.host.OpenObject(ctx, key, stored, nil)
 	if err != nil {
@@ -67,7 +68,7 @@ func (b *bucket) section(ctx context.Context, key string, stored *object, offset
 	}, nil
 }
 
-// closers closes an object, and what was made of it if that takes memory.
+// closers closes a stored object, and its decrypted content if that must be closed, too.
 type closers struct {
 	content io.Reader
 	stored  io.Closer
@@ -80,8 +81,8 @@ func (c closers) Close() error {
 	return c.stored.Close()
 }
 
-// remainder is what a request for a whole object gives after the first bytes. A fetch that begins
-// there takes it.
+// remainder is the rest of the answer to a request for a whole object, after its first bytes. The
+// first fetch that begins there reads it instead of making a request.
 type remainder struct {
 	io.ReadCloser
 	taken atomic.Bool
@@ -96,9 +97,9 @@ func (b *bucket) newReader(ctx context.Context, key string, options *blob.Reader
 	peeked := &buffered{Reader: bufio.NewReaderSize(transfer.NewReader(stored), transfer.ProbeSize), Closer: stored}
 	start, _ := peeked.Peek(transfer.ProbeSize)
 	peeked.client = clientOf(b.inner, key, start)
-	if isSeekable(start) { // random access knows its size
+	if isSeekable(start) { // only random access learns the size of the plaintext
 		start = bytes.Clone(start)
-		_, _ = peeked.Discard(len(start)) // it is there
+		_, _ = peeked.Discard(len(start)) // can't fail, since the bytes are in the buffer
 		ranges := rangesOf(ctx, b.inner, key, stored.Size(), stored.ModTime(), options)
 		rest := &remainder{ReadCloser: peeked}
 		fetch := func(offset, length int64) (io.ReadCloser, error) {

@@ -13,10 +13,10 @@ import (
 	"gocloud.dev/blob"
 )
 
-// confirmWrites makes an upload to S3 fail unless S3's answer has the ETag of what it stored. With
-// neither, nobody knows whether there is an object: a proxy may have answered. It also leaves out
-// checksums where the client's options say RequestChecksumCalculationWhenRequired, which
-// gocloud.dev takes from its own options alone. In other clouds it changes nothing.
+// confirmWrites makes an upload to S3 fail unless S3's answer has the ETag of what it stored.
+// Without an ETag, nobody knows whether there is an object: a proxy may have answered. It also
+// leaves out checksums where the client's options say RequestChecksumCalculationWhenRequired, since
+// gocloud.dev looks at its own options alone. In other clouds it changes nothing.
 func confirmWrites(ctx context.Context, bucket *blob.Bucket, as func(any) bool) error {
 	var client *s3.Client
 	var upload *transfermanager.Client
@@ -39,7 +39,8 @@ func confirmWrites(ctx context.Context, bucket *blob.Bucket, as func(any) bool) 
 	return nil
 }
 
-// noRequests sends nothing. An upload with it shows the options of a transfer manager.
+// noRequests is a client that sends nothing. A transfer manager keeps its options private, and
+// passes them to an option of an upload. So confirmWrites begins an upload with this client.
 type noRequests struct{ transfermanager.S3APIClient }
 
 func (noRequests) PutObject(context.Context, *s3.PutObjectInput, ...func(*s3.Options)) (*s3.PutObjectOutput, error) {
@@ -67,35 +68,37 @@ func (c confirming) CompleteMultipartUpload(ctx context.Context, in *s3.Complete
 
 var errUnconfirmed = fmt.Errorf("%w: no ETag follows the upload, so whether the object is stored is unknown", ErrAnswer)
 
-// s3Listing is what a listing of S3 asked for. It is zero for other clouds.
+// s3Listing describes the requests of a listing of S3. It is zero for other clouds.
 type s3Listing struct {
-	asked   bool
+	isS3    bool
 	prefix  string
-	ordered bool // S3 lists by the bytes of names, but not in directory buckets
+	ordered bool // S3 sorts names by their bytes, except in directory buckets
 	tokens  map[string]bool
 }
 
-// ask records a request for a page of a listing, and makes a page fail that is cut short.
-func (l *s3Listing) ask(as func(any) bool) error {
+// record records a request for a page of a listing, and makes the request fail if the page is cut
+// short.
+func (l *s3Listing) record(as func(any) bool) error {
 	var old *s3.ListObjectsInput
 	if as(&old) {
-		*l = s3Listing{asked: true, prefix: aws.ToString(old.Prefix), ordered: true, tokens: l.tokens}
-		return l.goOn(old.Marker)
+		*l = s3Listing{isS3: true, prefix: aws.ToString(old.Prefix), ordered: true, tokens: l.tokens}
+		return l.checkToken(old.Marker)
 	}
 	var in *s3.ListObjectsV2Input
 	if !as(&in) {
 		return nil
 	}
-	*l = s3Listing{asked: true, prefix: aws.ToString(in.Prefix), ordered: !strings.HasSuffix(aws.ToString(in.Bucket), "--x-s3"), tokens: l.tokens}
+	*l = s3Listing{isS3: true, prefix: aws.ToString(in.Prefix), ordered: !strings.HasSuffix(aws.ToString(in.Bucket), "--x-s3"), tokens: l.tokens}
 	var options *[]func(*s3.Options)
 	if as(&options) {
 		*options = append(*options, func(o *s3.Options) { o.APIOptions = append(o.APIOptions, refuseCut) })
 	}
-	return l.goOn(in.ContinuationToken)
+	return l.checkToken(in.ContinuationToken)
 }
 
-// goOn refuses a token that was sent before. A page takes several requests if parts are small.
-func (l *s3Listing) goOn(token *string) error {
+// checkToken returns an error if a token was sent before, since such a listing would never end. A
+// page may take several requests.
+func (l *s3Listing) checkToken(token *string) error {
 	if l.tokens[aws.ToString(token)] {
 		return errSameToken
 	}
@@ -106,8 +109,8 @@ func (l *s3Listing) goOn(token *string) error {
 	return nil
 }
 
-// refuseCut refuses a page that is not the last and has no token of the next. gocloud.dev takes it
-// for the end.
+// refuseCut makes a request fail if its page is not the last and has no token for the next one.
+// gocloud.dev would take such a page for the last.
 func refuseCut(stack *middleware.Stack) error {
 	return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("pikokms.RefuseCut",
 		func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {

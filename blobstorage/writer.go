@@ -35,7 +35,7 @@ func (b *bucket) NewTypedWriter(ctx context.Context, key, contentType string, op
 		ContentLanguage: options.ContentLanguage, ContentType: contentType, DisableContentTypeDetection: true,
 		Metadata: maps.Clone(options.Metadata), BeforeWrite: options.BeforeWrite, IfNotExist: options.IfNotExist,
 	}}}
-	// A writer that is dropped ends what it has begun.
+	// If the writer is dropped without Close, the upload that it began is canceled.
 	runtime.AddCleanup(w, func(cancel context.CancelCauseFunc) { cancel(errDropped) }, cancel)
 	return w, nil
 }
@@ -59,7 +59,8 @@ func (u *upload) put(stored *message.EncryptReader) error {
 	return put(u.ctx, u.bucket.inner, u.key, stored, &options)
 }
 
-// bufferSize returns the size of the object's parts: asked, or more if S3's limit demands it.
+// bufferSize returns the size of the object's parts: asked, or more if the object would otherwise
+// have more parts than S3 allows.
 func bufferSize(asked int, stored *message.EncryptReader) int {
 	n, known := stored.ContentLength()
 	if !known {
@@ -68,9 +69,9 @@ func bufferSize(asked int, stored *message.EncryptReader) int {
 	return max(asked, transfer.PartSize(n))
 }
 
-// writer is a driver.Writer. The transformers pull what is written to it. They run in a goroutine
-// that begins with the first Write and ends with Close, with the context, or when the writer is
-// dropped.
+// writer is a driver.Writer. The transformers read what is written to it from a pipe. They run in a
+// goroutine that begins with the first Write and ends with Close, with the context, or when the
+// writer is dropped.
 type writer struct {
 	upload
 	cancel context.CancelCauseFunc
@@ -97,7 +98,7 @@ func (w *writer) start() {
 	go func() {
 		err := u.store(source)
 		stop()
-		_ = source.CloseWithError(err) // ends a Write that waits, if the storage failed
+		_ = source.CloseWithError(err) // if the storage failed, a waiting Write returns
 		done <- err
 	}()
 }

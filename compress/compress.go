@@ -40,12 +40,11 @@ var (
 	// ErrTooLarge means that a stream has more bytes before compression than the transformer
 	// allows, when it is compressed or decompressed.
 	ErrTooLarge = errors.New("stream exceeds the decompressed size bound")
-	// ErrWindow means that the writer of a stream of zstd chose a window, or a frame of
-	// [ZstdSeekable], that takes more memory than [Transformer.MaxWindow] allows. The stream may be
-	// in order.
+	// ErrWindow means that a stream of zstd has a window, or a stream of [ZstdSeekable] a frame,
+	// that takes more memory than [Transformer.MaxWindow] allows. The stream may be valid.
 	ErrWindow = errors.New("compressed stream needs more memory than is allowed")
-	// ErrCorrupt means that the input of decompression is damaged or is no stream of the format, as
-	// an empty one is not. It never means a limit. If it was cut short, the error also holds
+	// ErrCorrupt means that the input of decompression is empty, damaged or not of the format. It
+	// never means that a limit was exceeded. If the input was cut short, the error also holds
 	// [io.ErrUnexpectedEOF]. A failure of the source itself is never ErrCorrupt.
 	ErrCorrupt = errors.New("corrupt compressed stream")
 	// ErrUnknownFormat means that a format is not one of [Formats].
@@ -79,7 +78,7 @@ const (
 	defaultMaxWindow = 8 << 20
 
 	// mostWindow is the largest window that a frame can state (RFC 8878, section 3.1.1.1.2).
-	mostWindow = 1<<41 + 7<<38
+	maxStatedWindow = 1<<41 + 7<<38
 
 	// zstdWindow is the window in bytes that writers use: 4 MiB.
 	zstdWindow = 4 << 20
@@ -107,17 +106,17 @@ type Transformer struct {
 
 	// MaxWindow is the largest window in bytes that a stream of [Zstd] or [ZstdSeekable] may have
 	// to be decompressed: its writer chooses it, and its reader takes as much memory. For random
-	// access to [ZstdSeekable] it bounds a frame before compression. 0 means 8 MiB.
-	// The programs zstd -19 and above, and zstd --long, choose larger ones, up to 2 GiB. Set
-	// MaxWindow before the first stream.
+	// access to [ZstdSeekable] it bounds a frame before compression. 0 means 8 MiB. The programs
+	// zstd -19 and above, and zstd --long, choose larger ones, up to 2 GiB. Set MaxWindow before
+	// the first stream.
 	MaxWindow int
 
 	format  string
 	maxSize int64
 
 	encoder  func(dst io.Writer, goroutines int) (encoder, error)
-	encoders [2]sync.Pool // of encoder: on one goroutine, and on two
-	twofold  bool         // the encoder can use two goroutines
+	encoders [2]sync.Pool // encoders on one goroutine, and encoders on two
+	usesTwo  bool         // the encoder can use two goroutines
 
 	// block is how many bytes an encoder compresses on one goroutine while others compress the
 	// blocks after it. It is 0 if the format's encoder does not work in blocks.
@@ -150,7 +149,7 @@ func New(format string, maxSize int64) (*Transformer, error) {
 	t := &Transformer{format: format, maxSize: maxSize}
 	switch format {
 	case Zstd:
-		t.encoder, t.twofold = newZstdWriter, true
+		t.encoder, t.usesTwo = newZstdWriter, true
 		t.decoder = newZstdReader
 	case ZstdSeekable:
 		t.maxSize = min(maxSize, maxSeekableSize)
@@ -183,8 +182,8 @@ func newZstdWriter(dst io.Writer, goroutines int) (encoder, error) {
 // newZstdReader returns a decoder on one goroutine. A decoder on two goroutines was slower, at
 // least on two cores.
 func newZstdReader(src io.Reader, maxWindow int) (io.Reader, error) {
-	// MaxMemory bounds what the decoder itself would hold. The stream's size is not its business.
-	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(min(uint64(maxWindow), mostWindow)), zstd.WithDecoderMaxMemory(math.MaxInt64))
+	// MaxMemory would bound the size of the whole stream, which decompressor does instead.
+	return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(min(uint64(maxWindow), maxStatedWindow)), zstd.WithDecoderMaxMemory(math.MaxInt64))
 }
 
 // maxWindow returns the bound of windows, with its default.

@@ -11,13 +11,13 @@ import (
 	"piko.sh/pikokms/internal/cores"
 )
 
-// compressor makes a reader of an encoder, which is written to. It feeds the encoder until the
-// encoder has produced something to read.
+// compressor reads the compressed form of a stream. An encoder is a writer, so each Read feeds it
+// from the source until it has produced something.
 type compressor struct {
 	t       *Transformer
 	src     checked.Reader
 	encoder encoder // nil before the first byte and after the last one
-	twofold bool    // the encoder uses two goroutines
+	onTwo   bool    // the encoder uses two goroutines
 	cleanup runtime.Cleanup
 	out     *compressed
 	chunk   []byte
@@ -71,9 +71,9 @@ func (r *compressor) Read(p []byte) (int, error) {
 func (r *compressor) start() error {
 	r.out, r.chunk = &compressed{}, make([]byte, chunkSize)
 	goroutines := 1
-	if r.t.twofold && cores.Take(r.t.Parallelism, min(2, cores.Most(r.t.Parallelism))-1) == 1 {
-		goroutines, r.twofold = 2, true
-		r.cleanup = runtime.AddCleanup(r, cores.Give, 1) // for a stream that is dropped half-way
+	if r.t.usesTwo && cores.Take(r.t.Parallelism, min(2, cores.Most(r.t.Parallelism))-1) == 1 {
+		goroutines, r.onTwo = 2, true
+		r.cleanup = runtime.AddCleanup(r, cores.Give, 1) // if the stream is dropped half-way
 	}
 	if pooled, ok := r.t.encoders[goroutines-1].Get().(encoder); ok {
 		pooled.Reset(r.out)
@@ -91,11 +91,11 @@ func (r *compressor) start() error {
 // and its output.
 func (r *compressor) stop() {
 	pool := &r.t.encoders[0]
-	if r.twofold {
+	if r.onTwo {
 		pool = &r.t.encoders[1]
 		r.cleanup.Stop()
 		cores.Give(1)
-		r.twofold = false
+		r.onTwo = false
 	}
 	if r.err == io.EOF {
 		r.encoder.Reset(io.Discard)
@@ -121,15 +121,15 @@ func (r *compressor) feed() error {
 		return r.feedChunk()
 	}
 	size := (1 + others) * block
-	wide, _ := r.t.blocks.Get().(*[]byte)
-	if wide == nil || len(*wide) < size {
-		wide = new(make([]byte, size))
+	buffer, _ := r.t.blocks.Get().(*[]byte)
+	if buffer == nil || len(*buffer) < size {
+		buffer = new(make([]byte, size))
 	}
 	want := size - int(r.total%int64(block)) // up to the end of a whole block
-	n, err := r.src.ReadFull((*wide)[:want])
-	err = r.compress((*wide)[:n], err)
-	clear((*wide)[:size]) // it is plaintext
-	r.t.blocks.Put(wide)
+	n, err := r.src.ReadFull((*buffer)[:want])
+	err = r.compress((*buffer)[:n], err)
+	clear((*buffer)[:size]) // it is plaintext
+	r.t.blocks.Put(buffer)
 	return err
 }
 

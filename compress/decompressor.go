@@ -20,11 +20,11 @@ type decompressor struct {
 	err     error // the stream's first error, kept
 }
 
-// watched is the source of a decoder. It remembers how the source ended and its last bytes,
-// whatever error the decoder makes of that.
+// watched is the source of a decoder. It remembers the source's own error and its last bytes, since
+// the decoder may replace the error by one of its own.
 type watched struct {
 	reader checked.Reader
-	ahead  []byte // bytes that were read ahead and come next
+	ahead  []byte // bytes that isLong read, which come next
 	size   int64
 	tail   []byte // the last bytes read, up to tailSize
 }
@@ -42,7 +42,8 @@ func (w *watched) Read(p []byte) (n int, err error) {
 	return n, err
 }
 
-// tailSize is enough for the footer of a seek table, and for the longest header of a frame of zstd.
+// tailSize is the size of the footer of a seek table or of the longest header of a frame of zstd,
+// whichever is larger.
 const tailSize = max(seekFooterSize, zstd.HeaderMaxSize)
 
 // isLong reports whether the source has more than one chunk.
@@ -100,13 +101,13 @@ func (r *decompressor) read(p []byte) (int, error) {
 
 // atEnd returns io.EOF if the stream may end where the decoder is and the source ends there, too.
 func (r *decompressor) atEnd() error {
-	var one [1]byte
-	switch n, err := r.src.Read(one[:]); {
+	var next [1]byte
+	switch n, err := r.src.Read(next[:]); {
 	case n > 0:
 		return fmt.Errorf("%w: %s: data follows its end", ErrCorrupt, r.t.format)
 	case err != io.EOF:
 		return err
-	case r.src.size == 0: // which even a compressed stream of nothing is not
+	case r.src.size == 0: // even the compressed form of an empty stream has some bytes
 		return fmt.Errorf("%w: %s: it is empty: %w", ErrCorrupt, r.t.format, io.ErrUnexpectedEOF)
 	case r.t.end != nil:
 		if err := r.t.end(r.src.tail, r.src.size); err != nil {
@@ -119,15 +120,15 @@ func (r *decompressor) atEnd() error {
 // blame returns the source's own error, if there is one. Otherwise it returns an error that says
 // that the stream is corrupt.
 func (r *decompressor) blame(err error) error {
-	if own := r.src.reader.Err(); own != nil && own != io.EOF {
-		return own
+	if sourceErr := r.src.reader.Err(); sourceErr != nil && sourceErr != io.EOF {
+		return sourceErr
 	}
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-		// The decoder has the first of these for a block that is larger than its frame's window,
-		// too, which is damage.
+		// The decoder also returns the first of these for a block that is larger than its frame's
+		// window. Such a stream is corrupt.
 		if stated := statedWindow(r.src.tail); stated > uint64(r.t.maxWindow()) {
 			return windowError(r.t.format, "a window", stated, r.t.maxWindow())
 		}
@@ -135,7 +136,8 @@ func (r *decompressor) blame(err error) error {
 	return fmt.Errorf("%w: %s: %w", ErrCorrupt, r.t.format, err)
 }
 
-// windowError returns the error of what takes more memory than a Transformer's MaxWindow.
+// windowError returns the error of a stream that needs more memory than MaxWindow allows. What is
+// the part of it that has the stated size.
 func windowError(format, what string, stated uint64, most int) error {
 	return fmt.Errorf("%w: %s: %s of %d bytes, at most %d are taken (Transformer.MaxWindow sets the limit; WithMaxWindow that of a host)", ErrWindow, format, what, stated, most)
 }

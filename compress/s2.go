@@ -21,8 +21,8 @@ type s2Writer struct {
 }
 
 // s2Start is the stream identifier, with which every stream begins (S2_STREAM_FORMAT of
-// klauspost/compress/s2, after framing_format.txt of Snappy, section 4.1). An s2.Writer of an empty
-// stream writes nothing at all, which could not be told from a stream that was cut to nothing.
+// klauspost/compress/s2, after framing_format.txt of Snappy, section 4.1). An s2.Writer writes
+// nothing at all for an empty stream, so one whose bytes were all cut off would look the same.
 const s2Start = "\xff\x06\x00\x00S2sTwO"
 
 var parallelS2 = sync.Pool{New: func() any { return s2.NewWriter(nil, s2.WriterConcurrency(cores.MaxDefault)) }}
@@ -55,12 +55,12 @@ func (w *s2Writer) Write(p []byte) (int, error) {
 	if err := w.Flush(); err != nil {
 		return 0, err
 	}
-	several := parallelS2.Get().(*s2.Writer)
-	defer parallelS2.Put(several)
-	several.Reset(w.dst)
-	defer several.Reset(nil)
-	if err := several.EncodeBuffer(p); err != nil {
+	parallel := parallelS2.Get().(*s2.Writer)
+	defer parallelS2.Put(parallel)
+	parallel.Reset(w.dst)
+	defer parallel.Reset(nil)
+	if err := parallel.EncodeBuffer(p); err != nil {
 		return 0, err
 	}
-	return len(p), several.Close()
+	return len(p), parallel.Close()
 }

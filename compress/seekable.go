@@ -38,18 +38,18 @@ const (
 )
 
 const (
-	// seekableBlock is how many bytes before compression each frame has that is written here, apart
-	// from a shorter last one: 256 KiB. Smaller frames compress worse, since none refers to
-	// another. Compared with Zstd, 64 MiB of Go sources become 20 % larger in frames of 64 KiB, 10
-	// % in frames of 256 KiB, and 3.5 % in frames of 1 MiB. Larger frames make a small read dearer,
-	// since it fetches and decompresses a whole frame.
+	// seekableBlock is the size in bytes, before compression, of each frame that a writer makes,
+	// except for a shorter last one: 256 KiB. Smaller frames compress worse, since none refers to
+	// another. Compared with Zstd, 64 MiB of Go sources become 20 % larger in frames of 64 KiB,
+	// 10 % in frames of 256 KiB, and 3.5 % in frames of 1 MiB. Larger frames make small reads cost
+	// more, since each fetches and decompresses a whole frame.
 	seekableBlock = 256 << 10
 
 	// maxSeekableSize is how many bytes a table of frames of seekableBlock bytes can describe: 32
 	// TiB.
 	maxSeekableSize = maxSeekFrames * seekableBlock
 
-	// tableKept is the size of the largest table buffer in bytes that a pooled writer keeps.
+	// tableKept is the size in bytes of the largest table buffer that a pooled writer keeps.
 	tableKept = 64 << 10
 )
 
@@ -65,7 +65,7 @@ type seekableWriter struct {
 type frameEncoder struct {
 	*zstd.Encoder
 	stored   []byte // the last frame
-	checksum uint32 // of its block
+	checksum uint32 // of the block before compression
 }
 
 var frameEncoders = sync.Pool{New: func() any {

@@ -15,8 +15,8 @@ import (
 	"piko.sh/pikokms/internal/recent"
 )
 
-// markEvery is how many frames there are between two whose places are kept. All places together
-// would take at least twice the memory of the table.
+// markEvery is the distance in frames between two frames whose positions are kept. Keeping the
+// position of every frame would take at least twice the memory of the table.
 const markEvery = 64
 
 // emptyChecksum is the checksum of a frame that decompresses to nothing, as a skippable one does.
@@ -63,12 +63,13 @@ func parseSeekTable(b []byte, f seekFooter, dataSize, maxSize int64, maxFrame in
 		if frame.plainSize > int64(maxFrame) {
 			return nil, windowError(ZstdSeekable, fmt.Sprintf("frame %d", i), uint64(frame.plainSize), maxFrame)
 		}
-		// Twice as much leaves room for blocks as small as a writer's flushes make them.
+		// A compressed frame may have twice the bound, since a writer that flushes often makes small
+		// blocks, which compress badly or grow.
 		if frame.plainSize > 0 && frame.storedSize/2 > int64(maxFrame) {
 			return nil, windowError(ZstdSeekable, fmt.Sprintf("frame %d, compressed,", i), uint64(frame.storedSize), 2*maxFrame)
 		}
 		if f.checksums && frame.plainSize == 0 && frame.checksum != emptyChecksum {
-			// Reads skip empty frames, so content of this one would be missed silently.
+			// Reads skip empty frames, so they would silently leave out the content of this one.
 			return nil, corruptTable("frame %d is empty, but its checksum is that of something", i)
 		}
 		at = seekMark{at.stored + frame.storedSize, at.plain + frame.plainSize}
@@ -167,7 +168,7 @@ func (t *Transformer) OpenSeekable(src io.ReaderAt, size int64) (*io.SectionRead
 	}
 	// A frame is decompressed to a buffer of its size, which is bounded, and needs no window beside
 	// it.
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(mostWindow), zstd.WithDecoderMaxMemory(math.MaxInt64), zstd.WithDecodeAllCapLimit(true))
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(maxStatedWindow), zstd.WithDecoderMaxMemory(math.MaxInt64), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, fmt.Errorf("compress: %s: %w", ZstdSeekable, err)
 	}

@@ -420,7 +420,7 @@ type brokenAt struct{ err error }
 
 func (b brokenAt) ReadAt([]byte, int64) (int, error) { return 0, b.err }
 
-// breaking fails once it was told to.
+// breaking fails once its err is set.
 type breaking struct {
 	io.ReaderAt
 	err error

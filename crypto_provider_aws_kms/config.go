@@ -37,7 +37,7 @@ type Config struct {
 	// lists them.
 	EnableMetrics bool
 
-	// CheckLater makes NewProvider ask nothing, so that an application can start while KMS is down.
+	// CheckLater makes NewProvider send no request, so an application can start while KMS is down.
 	// The key is checked by the first call that needs it.
 	CheckLater bool
 

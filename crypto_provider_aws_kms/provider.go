@@ -31,7 +31,7 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// names are the errors for which Piko has names of its own.
+// names pairs errors of package provider with those of Piko that mean the same.
 var names = dropin.Names{
 	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
 	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},
@@ -54,8 +54,10 @@ type cryptoProvider struct {
 
 // NewProvider makes a provider and checks its key with one DescribeKey, unless Config.CheckLater is
 // set. The error holds Piko's own for a fault that has one, such as crypto.ErrInvalidKey for a
-// configuration without KeyID or Region, and else is that of awskms.NewProvider. The provider is
-// safe for concurrent use.
+// configuration without KeyID or Region, and else is that of awskms.NewProvider.
+//
+// The provider is safe for concurrent use. It is also an [io.Closer], which Piko closes when it
+// shuts down. Responses name a key by its ARN.
 func NewProvider(ctx context.Context, c Config) (crypto.EncryptionProvider, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -121,7 +123,7 @@ func (p *cryptoProvider) GenerateDataKey(ctx context.Context, request *crypto.Ge
 const algorithm = "AWS_KMS_RSAES_OAEP_SHA_256"
 
 // GetKeyInfo implements crypto.EncryptionProvider. The Algorithm is the text that Piko's own
-// provider gives for every key; "key_spec" in Metadata is what KMS says of the key.
+// provider gives for every key; "key_spec" in Metadata is the key spec that KMS reports.
 func (p *cryptoProvider) GetKeyInfo(ctx context.Context, id string) (*crypto.KeyInfo, error) {
 	info, status, err := p.kms.GetKeyInfo(ctx, id)
 	if err != nil {

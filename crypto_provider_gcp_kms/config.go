@@ -21,8 +21,8 @@ type Config struct {
 	// first call does not count, so 3 means four calls at most.
 	MaxRetries int
 
-	// CheckLater makes NewProvider ask nothing, so that an application can start while Cloud KMS is
-	// down. The key is checked by the first call that needs it.
+	// CheckLater makes NewProvider send no request, so that an application can start while Cloud
+	// KMS is down. The key is checked by the first call that needs it.
 	CheckLater bool
 
 	// TrustedKeys are resource names of further keys to decrypt under. List those that data were

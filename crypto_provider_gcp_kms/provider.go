@@ -32,7 +32,7 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// names are the errors for which Piko has names of its own.
+// names pairs errors of package provider with those of Piko that mean the same.
 var names = dropin.Names{
 	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
 	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},
@@ -57,6 +57,9 @@ type cryptoProvider struct {
 // those of Google's clients. The error holds Piko's own for a fault that has one, such as
 // crypto.ErrInvalidKey for a configuration without a KeyName, and else is that of
 // gcpkms.NewProvider.
+//
+// The provider is safe for concurrent use. It is also an [io.Closer], which Piko closes when it
+// shuts down. Responses name a key by its resource name, without a version.
 func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (crypto.EncryptionProvider, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err

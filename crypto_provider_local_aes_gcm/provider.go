@@ -58,7 +58,7 @@ var (
 	ErrInvalidBase64      = fmt.Errorf("%w: it is not base64", crypto.ErrInvalidCiphertext)
 )
 
-// names are the errors for which Piko has names of its own.
+// names pairs errors of package provider with those of Piko that mean the same.
 var names = dropin.Names{
 	{Ours: provider.ErrKeyNotFound, Pikos: crypto.ErrKeyNotFound},
 	{Ours: provider.ErrInvalidKey, Pikos: crypto.ErrInvalidKey},
@@ -92,7 +92,8 @@ type cryptoProvider struct {
 // KeyID that is not UTF-8 or longer than 1,024 bytes.
 //
 // Like Piko's own provider, it has one key and uses it whatever key a request names. Responses name
-// the key that was used. Only GetKeyInfo refuses other names. It is safe for concurrent use.
+// the key that was used. Only GetKeyInfo refuses other names. It is safe for concurrent use. It is
+// also an [io.Closer], which zeroes the key, and which Piko closes when it shuts down.
 func NewProvider(config Config) (crypto.EncryptionProvider, error) {
 	if len(config.Key) != KeySize {
 		return nil, fmt.Errorf("%w, and has %d", ErrInvalidKeySize, len(config.Key))

@@ -8,7 +8,7 @@ import (
 	"os"
 )
 
-const openNow = 0
+const openNonblocking = 0
 
 const namesAreBytes = false
 

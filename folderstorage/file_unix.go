@@ -14,8 +14,8 @@ import (
 // namesAreBytes reports whether a file's name may have any bytes except slash and zero.
 const namesAreBytes = runtime.GOOS != "darwin"
 
-// openNow makes opening a named pipe return at once, rather than wait for its other end.
-const openNow = syscall.O_NONBLOCK
+// openNonblocking makes opening a named pipe return at once, rather than wait for its other end.
+const openNonblocking = syscall.O_NONBLOCK
 
 // tryLock locks a file and reports whether it could. Closing the file releases the lock. Where the
 // file system has no locks, it returns errNoLocks.
@@ -24,7 +24,7 @@ func tryLock(file *os.File) (bool, error) {
 	switch {
 	case err == nil:
 		return true, nil
-	case unlockable(err):
+	case lacksLocks(err):
 		return false, errNoLocks
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		return false, nil
@@ -43,8 +43,8 @@ func flock(file *os.File, how int) error {
 	}
 }
 
-// unlockable reports whether err means that the file system has no such locks.
-func unlockable(err error) bool {
+// lacksLocks reports whether err means that the file system has no such locks.
+func lacksLocks(err error) bool {
 	for _, e := range [...]error{syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS, syscall.ENOLCK, syscall.EBADF, syscall.EINVAL} {
 		if errors.Is(err, e) {
 			return true

@@ -20,15 +20,15 @@ import (
 	"piko.sh/pikokms/outfile"
 )
 
-// ErrInvalidObjectKey means a key that no object can have. Keys are relative slash-separated paths
-// without "." and ".." parts. On Windows and macOS they are UTF-8. The error also means a part that
-// is longer than the file system allows, a key that needs a folder where an object is, or a key of
-// an object where a folder is.
+// ErrInvalidObjectKey means that no object can have the key. Keys are relative slash-separated
+// paths without "." and ".." parts. On Windows and macOS they are UTF-8. The error also means that
+// a part of the key is longer than the file system allows, that there is an object where the key
+// needs a folder, or a folder where it needs an object.
 var ErrInvalidObjectKey = errors.New("invalid object key")
 
-// Storage is a storage in a folder of the file system. Each object is a file. On Linux it is
-// written without a name, so that nothing is left of it when the process is killed, elsewhere under
-// a temporary name. When it is whole it is synced and put into place. Keys cannot lead out of the
+// Storage is a storage in a folder of the file system. Each object is a file. It is written under a
+// temporary name, or on Linux without a name, so that nothing is left of it if the process is
+// killed. Once complete, it is synced and put into place. Keys cannot lead out of the
 // folder, not even through symbolic links. Folders below it are made when they are needed and
 // removed when they are empty. A part of the folder may be on another device. Where the file system
 // takes two names for one, as those of Windows and macOS take "a" and "A", two such keys are one
@@ -77,7 +77,7 @@ func (f *Storage) Close() error { return f.close() }
 
 func localName(key string) (string, error) {
 	if !utf8.ValidString(key) {
-		// Where names are bytes, files have such names, which Localize refuses.
+		// Where names are bytes, files may have such names, but Localize refuses them.
 		valid, err := filepath.Localize(strings.ToValidUTF8(key, string(utf8.RuneError)))
 		if err != nil || !namesAreBytes || valid == "." || isTemporary(key) || strings.Contains(key, "/"+temporaryPrefix) {
 			return "", fmt.Errorf("%w: %q is not UTF-8", ErrInvalidObjectKey, key)
@@ -99,7 +99,8 @@ func (f *Storage) Put(ctx context.Context, key string, content io.Reader) error 
 
 // PutIf replaces a file of this version: the same file, with the same size and time. A file that
 // another program writes in place keeps its version while these do not change. The new file gets
-// the owner, the group and the permissions of the old one, as far as the system permits.
+// the owner, the group and the permissions of the old one, as far as the system permits. The error
+// holds pikokms.ErrChanged if there is no file of this version.
 func (f *Storage) PutIf(ctx context.Context, key, version string, content io.Reader) error {
 	return f.PutFunc(ctx, key, content, func(old fs.FileInfo, file *os.File) error {
 		if old == nil || versionOf(old) != version {
@@ -131,11 +132,11 @@ func (f *Storage) put(ctx context.Context, key string, content io.Reader, place 
 			err = fmt.Errorf("folder storage: put %s: %w", key, err)
 		}
 	}()
-	aside, err := f.aside(ctx, name)
+	dir, err := f.stagingFolder(ctx, name)
 	if err != nil {
 		return err
 	}
-	u, err := f.create(aside)
+	u, err := f.create(dir)
 	if err != nil {
 		return err
 	}
@@ -148,7 +149,7 @@ func (f *Storage) put(ctx context.Context, key string, content io.Reader, place 
 		switch {
 		case place == nil:
 			return u.moveIn(name, true)
-		case isNotExist(err) || err == nil && old.IsDir(): // moveIn says what is wrong with a folder
+		case isNotExist(err) || err == nil && old.IsDir(): // moveIn returns the error for a folder
 			old = nil
 		case err != nil:
 			return err
@@ -225,7 +226,7 @@ func (f *Storage) open(ctx context.Context, key string) (*storedFile, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	file, err := f.root.OpenFile(name, os.O_RDONLY|openNow, 0)
+	file, err := f.root.OpenFile(name, os.O_RDONLY|openNonblocking, 0)
 	if err != nil {
 		return nil, asNotExist(err)
 	}
@@ -239,8 +240,8 @@ func (f *Storage) open(ctx context.Context, key string) (*storedFile, error) {
 	return &storedFile{file, info, sync.OnceValue(file.Close)}, nil
 }
 
-// isNotExist reports whether err means that there is no such object. A name that is too long means
-// so, too, and so does a file where one of the object's folders would be.
+// isNotExist reports whether err means that there is no such object. That is also so if the name is
+// too long, or if there is a file in place of one of the object's folders.
 func isNotExist(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG)
 }

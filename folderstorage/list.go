@@ -30,7 +30,7 @@ func (f *Storage) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	}
 }
 
-// Walk calls visit for the objects, in the order of List, and among them for what List leaves out.
+// Walk calls visit for the objects and for whatever else is in the folder, in the order of List.
 // The kind is 0 for an object, [fs.ModeDir] for an empty folder, whose key ends in a slash,
 // [fs.ModeTemporary] for the file of a Put that has not ended, in this process or another, and
 // otherwise the type of the file, such as [fs.ModeSymlink]. For a folder below that cannot be read,
@@ -94,8 +94,8 @@ func (f *Storage) walk(ctx context.Context, dir, prefix string, visit func(key s
 }
 
 // names holds the names of a folder's entries, in lexical order. Names of folders end in a slash.
-// All are in one piece of memory: a folder may have a million, for which fs.ReadDir takes hundreds
-// of MiB.
+// All names are in one slice, since a folder may have a million of them, for which fs.ReadDir takes
+// hundreds of MiB.
 type names struct {
 	text   []byte
 	starts []int // of each name in text

@@ -2,5 +2,5 @@ package folderstorage_test
 
 import "runtime"
 
-// hasLocks tells whether a lock tells a living writer from a killed one.
+// hasLocks reports whether locks show if a writer still runs or was killed.
 var hasLocks = runtime.GOOS == "linux" || runtime.GOOS == "darwin" || runtime.GOOS == "freebsd"

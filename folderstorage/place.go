@@ -50,10 +50,10 @@ func (f *Storage) exclusively(ctx context.Context, change func() error) error {
 	return change()
 }
 
-// aside returns the folder in which to write an object before it is renamed to name. That is the
-// top one, or the object's own folder if that is on another device. The error holds
-// ErrInvalidObjectKey if the object can't have this name, as far as that is known beforehand.
-func (f *Storage) aside(ctx context.Context, name string) (string, error) {
+// stagingFolder returns the folder in which to write an object before it is renamed to name. That
+// is the top one, or the object's own folder if that is on another device. The error holds
+// ErrInvalidObjectKey if it is already known that the object can't have this name.
+func (f *Storage) stagingFolder(ctx context.Context, name string) (string, error) {
 	parts := strings.Split(name, string(filepath.Separator))
 	deepest := "."
 	for i, part := range parts {
@@ -123,8 +123,8 @@ func (f *Storage) createNamed(dir string) (*unplaced, error) {
 		if err != nil {
 			return nil, err
 		}
-		// The lock shows sweep that the writer runs. A sweep before the lock may have removed the
-		// file.
+		// The lock keeps sweep from removing the file. A sweep that came before the lock may have
+		// removed it already.
 		held, lockErr := tryLock(file)
 		info, err := file.Stat()
 		if now, statErr := f.root.Lstat(temporary); err == nil && statErr == nil && os.SameFile(now, info) && (held || lockErr != nil) {
@@ -151,7 +151,8 @@ func (u *unplaced) discard() error {
 // removeTemporary removes a file of a temporary name.
 func (f *Storage) removeTemporary(name string) error {
 	err := f.root.Remove(name)
-	// Not every file system of Windows, nor Wine, knows the way in which a Root removes a file.
+	// On Windows, not every file system supports the way in which a Root removes a file, nor does
+	// Wine.
 	if err != nil && runtime.GOOS == "windows" && os.Remove(filepath.Join(f.root.Name(), name)) == nil {
 		return nil
 	}
@@ -270,8 +271,8 @@ func (f *Storage) syncFolders(name string) error {
 	}
 }
 
-// syncFile syncs a file or a folder. It ignores that a file system cannot, as some network file
-// systems and some in user space can't.
+// syncFile syncs a file or a folder. It is not an error if the file system does not support that,
+// as some network file systems and some in user space do not.
 func syncFile(file interface{ Sync() error }) error {
 	err := file.Sync()
 	for _, unsupported := range [...]error{syscall.EINVAL, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS} {
@@ -311,7 +312,7 @@ func (f *Storage) sweep(name string) (gone bool) {
 	if !info.Mode().IsRegular() {
 		return false
 	}
-	file, err := f.root.OpenFile(name, os.O_RDWR|openNow, 0) // some systems give the lock to writers only
+	file, err := f.root.OpenFile(name, os.O_RDWR|openNonblocking, 0) // some systems give the lock to writers only
 	if err != nil {
 		return false
 	}

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// create makes a file in dir that has no name, so that nothing is left of it when the process is
-// killed. On a file system without such files, and without /proc, which gives it its name in the
-// end, it has a temporary name. Only its owner can read it.
+// create makes a file in dir that has no name, so that nothing is left of it if the process is
+// killed. The file gets a temporary name if the file system does not support files without a name,
+// or if there is no /proc, through which link names them. Only its owner can read it.
 func (f *Storage) create(dir string) (*unplaced, error) {
 	file, err := f.root.OpenFile(dir, unix.O_TMPFILE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -21,7 +21,7 @@ func (f *Storage) create(dir string) (*unplaced, error) {
 		_ = file.Close() // nothing was written to it
 		return f.createNamed(dir)
 	}
-	_, _ = tryLock(file) // for the moment at which it has a temporary name
+	_, _ = tryLock(file) // keeps sweep from removing the file while it has a temporary name
 	return &unplaced{f, file, ""}, nil
 }
 
@@ -44,13 +44,13 @@ func (u *unplaced) name(name string, replace bool) error {
 	return u.rename(name, true)
 }
 
-// link gives a file that has no name a name that nothing has.
+// link gives a name to a file that has none. It fails if the name is taken.
 func (u *unplaced) link(name string) error {
 	dir, err := u.folder.root.Open(filepath.Dir(name))
 	if err != nil {
 		return err
 	}
-	defer dir.Close() // only looked at
+	defer dir.Close() // its error does not matter: nothing was written
 	err = unix.Linkat(unix.AT_FDCWD, procPath(u.file), int(dir.Fd()), filepath.Base(name), unix.AT_SYMLINK_FOLLOW)
 	if err != nil {
 		err = &os.LinkError{Op: "link", Old: "a file without a name", New: name, Err: err}

@@ -71,14 +71,15 @@ const (
 )
 
 // Scan looks at b, all bytes of the message so far. If done is true, size is the header's size.
-// Otherwise it is how many bytes from the message's start Scan needs next.
+// Otherwise it is how many bytes from the message's start Scan needs next. The errors are those of
+// Read for what is in b.
 func (s *Scanner) Scan(b []byte) (size int, done bool, err error) {
 	if s.need == 0 {
 		s.Limits = s.Limits.WithDefaults()
 		s.need = SniffSize
 	}
 	for s.state != pastEnd && len(b) >= s.need {
-		if err := s.look(b); err != nil {
+		if err := s.advance(b); err != nil {
 			return 0, false, err
 		}
 		if err := s.Limits.checkSize(s.need); err != nil {
@@ -88,9 +89,9 @@ func (s *Scanner) Scan(b []byte) (size int, done bool, err error) {
 	return s.need, s.state == pastEnd, nil
 }
 
-// look goes on to the next state. All states but the first and the last end with a length or count
-// of two bytes.
-func (s *Scanner) look(b []byte) error {
+// advance goes on to the next state. All states but the first and the last end with a length or
+// count of two bytes.
+func (s *Scanner) advance(b []byte) error {
 	switch s.state {
 	case atStart:
 		if err := checkStart(b[:SniffSize]); err != nil {

@@ -43,7 +43,8 @@ type algorithms struct {
 	signed  bool
 }
 
-// suites are the specification's suites for this message format, first those that are written.
+// suites are the specification's suites for this message format, beginning with those that pikokms
+// writes.
 var suites = [...]algorithms{
 	{AES256GCMHKDFSHA512CommitKey, "AES-256-GCM, HKDF-SHA512, key commitment", version2, 32, sha512.New, false},
 	{AES256GCMHKDFSHA512CommitKeyECDSAP384, "AES-256-GCM, HKDF-SHA512, key commitment, ECDSA P-384", version2, 32, sha512.New, true},

@@ -49,7 +49,7 @@ func TestDeriveKeys(t *testing.T) {
 	require.Equal(t, vectorCommitment, hex.EncodeToString(commitment))
 	require.Equal(t, vectorKey, hex.EncodeToString(dataKey), "the data key stays the caller's")
 
-	// A cipher shows no key, so it is told by what it seals.
+	// A cipher does not expose its key, so the test compares what two ciphers seal.
 	nonce := make([]byte, gcm.IVSize)
 	require.Equal(t, aesGCM(t).Seal(nil, nonce, []byte("text"), []byte("more")), aead.Seal(nil, nonce, []byte("text"), []byte("more")))
 	require.Equal(t, gcm.IVSize, aead.NonceSize())

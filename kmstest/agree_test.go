@@ -26,7 +26,7 @@ type emulated struct {
 	*kms.Client
 }
 
-// lost tries again what got no answer, since moto's server drops connections on a busy machine.
+// lost retries requests without an answer, since moto's server drops connections on a busy machine.
 var lost = retry.NewStandard(func(o *retry.StandardOptions) {
 	o.Retryables = []retry.IsErrorRetryable{retry.RetryableConnectionError{}}
 })

@@ -248,16 +248,16 @@ func (x *exchange) getPublicKey() (map[string]any, *failure) {
 	if failure := use.check(k); failure != nil {
 		return nil, failure
 	}
-	var of any
+	var publicKey any
 	switch {
 	case k.makePrivate != nil:
-		of = &k.makePrivate().PublicKey
+		publicKey = &k.makePrivate().PublicKey
 	case k.ec != nil:
-		of = k.ec.PublicKey()
+		publicKey = k.ec.PublicKey()
 	default:
 		return nil, fail("UnsupportedOperationException", "%s key spec is %s which is not valid for GetPublicKey.", k.ARN, k.Spec)
 	}
-	public, err := x509.MarshalPKIXPublicKey(of)
+	public, err := x509.MarshalPKIXPublicKey(publicKey)
 	if err != nil {
 		return nil, fail("KMSInternalException", "%v", err)
 	}

@@ -67,7 +67,7 @@ func (e *Endpoint) Close() {
 	}
 }
 
-// Request is one call that reached a server. What its service does not have is empty.
+// Request is one call that reached a server. Fields that its service does not have are empty.
 type Request struct {
 	Operation string // such as "Decrypt"
 	Region    string
@@ -176,18 +176,18 @@ func (e *Endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			rest = failing{err}
 		}
 	}
-	made := e.describe(r, body)
+	request := e.describe(r, body)
 	e.mu.Lock()
-	e.requests = append(e.requests, &made)
-	matching := e.match(made)
+	e.requests = append(e.requests, &request)
+	matching := e.match(request)
 	e.mu.Unlock()
 
-	r = r.WithContext(context.WithValue(ctx, recordKey{}, record{e, &made}))
+	r = r.WithContext(context.WithValue(ctx, recordKey{}, record{e, &request}))
 	r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), rest))
 	next := e.handler
 	for _, f := range slices.Backward(matching) {
-		behind := next
-		next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.Do(w, r, behind) })
+		inner := next
+		next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.Do(w, r, inner) })
 	}
 	next.ServeHTTP(w, r)
 }

@@ -185,7 +185,7 @@ func Body(status int, contentType, body string) Action {
 	}
 }
 
-// send answers with another body than that of an answer.
+// send sends an answer with another body.
 func send(w http.ResponseWriter, a *http.Response, body []byte) {
 	for name, values := range a.Header {
 		w.Header()[name] = values

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// The states that a key can have, as AWS names them (AWS KMS Developer Guide, "Key states of AWS KMS keys").
+// The states that a key can have, as AWS names them (AWS KMS Developer Guide, "Key states of AWS
+// KMS keys").
 const (
 	stateCreating               = "Creating"
 	stateEnabled                = "Enabled"
@@ -76,10 +77,10 @@ func (k *key) newest() *material { return k.shared.materials[len(k.shared.materi
 
 // CreateKey makes a key, and returns it with its ARN and with defaults filled in. It panics if
 // there can't be such a key, as with an unknown spec or an alias that is in use.
-func (s *Server) CreateKey(wanted Key) Key {
+func (s *Server) CreateKey(template Key) Key {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k, failure := s.create(wanted)
+	k, failure := s.create(template)
 	if failure != nil {
 		panic("kmstest: CreateKey: " + failure.code + ": " + failure.message)
 	}

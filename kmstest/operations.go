@@ -107,8 +107,8 @@ func (x *exchange) makePrivateKeys() {
 	}
 }
 
-// name records which keys the call uses. The caller holds the lock.
-func (s *Server) name(x *exchange) {
+// lookUpKeys records which keys the call uses. The caller holds the lock.
+func (s *Server) lookUpKeys(x *exchange) {
 	r, in := &x.request, &x.input
 	arn := func(name string) string {
 		k, _ := s.lookUp(r.Region, r.Account, name)

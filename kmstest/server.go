@@ -23,7 +23,7 @@ const contentType = "application/x-amz-json-1.1"
 
 // Server is an AWS KMS. It is safe for concurrent use.
 type Server struct {
-	*Endpoint // at which it is asked
+	*Endpoint // receives the calls
 
 	mu      sync.Mutex
 	keys    []*key
@@ -75,13 +75,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	answer(w, r, members, failure)
 }
 
-// parse parses a request, and looks for the keys that it names.
+// parse parses a request, and looks up the keys that it names.
 func (s *Server) parse(r *http.Request, body []byte) (*exchange, *failure) {
 	x := &exchange{server: s}
 	failure := x.read(r, body)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.name(x)
+	s.lookUpKeys(x)
 	return x, failure
 }
 
@@ -137,11 +137,11 @@ func answer(w http.ResponseWriter, r *http.Request, members map[string]any, f *f
 		status = f.status()
 		w.Header().Set("X-Amzn-Errortype", f.code)
 		recordOf(r).fails(f.code)
-		said := map[string]any{"__type": f.code}
+		members = map[string]any{"__type": f.code}
 		if f.message != "" {
-			said["message"] = f.message
+			members["message"] = f.message
 		}
-		body = marshal(said)
+		body = marshal(members)
 	case members != nil:
 		body = marshal(members)
 	}

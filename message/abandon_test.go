@@ -19,7 +19,7 @@ import (
 
 var errLost = errors.New("connection lost")
 
-// lost is a source of n bytes whose connection is lost behind them.
+// lost is a source of n bytes whose connection is lost after them.
 func lost(n int) io.Reader {
 	return io.MultiReader(bytes.NewReader(pattern(n)), iotest.ErrReader(errLost))
 }

@@ -141,7 +141,7 @@ func TestADataKeyThatDoesNotFitIsNotTheEnd(t *testing.T) {
 	t.Logf("%d cases by all doors: %d", len(tests), doors)
 }
 
-// The data keys that do not fit are zeroed, and their keyring is told.
+// The data keys that do not fit are zeroed, and Verified reports that to their keyring.
 func TestDataKeysThatDoNotFitAreClosed(t *testing.T) {
 	ours, other := newKey(t, 1, "key"), newKey(t, 3, "other")
 	sealed := encrypt(t, &message.Encrypter{Keyring: other, Recipients: []provider.Wrapper{ours}}, []byte("text"), nil)
@@ -153,7 +153,7 @@ func TestDataKeysThatDoNotFitAreClosed(t *testing.T) {
 	require.Equal(t, []bool{false, false}, told.fits)
 }
 
-// following is told what becomes of its data keys.
+// following records what Verified reports about its data keys.
 type following struct {
 	provider.Keyring
 	fits []bool
@@ -305,7 +305,7 @@ func TestErrorsOfDataKeysReadWell(t *testing.T) {
 	require.NotContains(t, err.Error(), "\n")
 }
 
-// givingUp is a keyring that trusts nothing, and whose caller gives up while it says so.
+// givingUp is a keyring that trusts no key, and whose caller gives up during the call.
 type givingUp struct {
 	provider.Keyring
 	cancel context.CancelFunc

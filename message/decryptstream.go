@@ -35,7 +35,7 @@ func (r *DecryptReader) Read(p []byte) (int, error) {
 	return n, classify(err)
 }
 
-// WriteTo writes the rest of the plaintext to w. It makes no copy.
+// WriteTo writes the rest of the plaintext to w. It makes no copy. The error is Read's or w's.
 func (r *DecryptReader) WriteTo(w io.Writer) (n int64, err error) {
 	defer func() { abandon(w, err) }()
 	if r.closed {
@@ -45,7 +45,8 @@ func (r *DecryptReader) WriteTo(w io.Writer) (n int64, err error) {
 	return n, classify(err)
 }
 
-// Close does not close the source. A reader that is dropped without Close leaves nothing behind.
+// Close ends the stream and returns nil. It does not close the source. A reader that is dropped
+// without Close leaves nothing behind.
 func (r *DecryptReader) Close() error {
 	r.closed = true
 	return nil

@@ -202,7 +202,7 @@ func (i *idle) Read(p []byte) (int, error) {
 	return i.Reader.Read(p[:min(len(p), 20)])
 }
 
-// answer is what a destination returns from a write.
+// answer is the result of a write.
 type answer struct {
 	n   func(len int) int
 	err error

@@ -22,7 +22,7 @@ type Encrypter struct {
 	Keyring provider.Wrapper
 
 	// Recipients are further keyrings, each of which can decrypt alone. The data key of a message
-	// with recipients comes from crypto/rand, and Keyring and all Recipients wrap it side by side.
+	// with recipients comes from crypto/rand. Keyring and all Recipients wrap it at the same time.
 	Recipients []provider.Wrapper
 
 	// FrameLength is the number of bytes of plaintext in a frame, up to 64 MiB; 0 means

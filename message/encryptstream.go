@@ -64,7 +64,7 @@ func (r *EncryptReader) sign() (err error) {
 	return err
 }
 
-// WriteTo writes the rest of the message to w. It makes no copy.
+// WriteTo writes the rest of the message to w. It makes no copy. The error is Read's or w's.
 func (r *EncryptReader) WriteTo(w io.Writer) (written int64, err error) {
 	defer func() { abandon(w, err) }()
 	written, err = r.flush(w)

@@ -58,8 +58,8 @@ func classify(err error) error {
 	return err
 }
 
-// aborted replaces package frame's error for a stream that a panic of the source or destination
-// aborted by this package's.
+// aborted replaces frame.ErrAborted, the error of a stream whose source or destination has
+// panicked, by the error of this package.
 func aborted(err error) error {
 	if errors.Is(err, frame.ErrAborted) {
 		return errAborted
@@ -68,7 +68,8 @@ func aborted(err error) error {
 }
 
 // abandon makes the Close of w fail, if w is a writer of this package, since the data that were
-// copied to it are incomplete. That holds even if the source does the copying of an io.Copy.
+// copied to it are incomplete. If a source copies itself to w by its WriteTo, w learns of a failure
+// in no other way.
 func abandon(w io.Writer, err error) {
 	if w, ok := w.(interface{ fail(error) error }); ok && err != nil {
 		_ = w.fail(err) // the caller returns the error

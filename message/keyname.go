@@ -22,7 +22,7 @@ const mlKEM = "aws-kms-ml-kem"
 // azureKeyVault is the provider ID of data keys under keys of Azure Key Vault.
 const azureKeyVault = "azure-key-vault"
 
-// cutVersion cuts a key identifier of Azure Key Vault before its version, which is of 32
+// cutVersion splits a key identifier of Azure Key Vault before its version, which has 32
 // characters.
 func cutVersion(id string) (name, version string) {
 	if i := len(id) - 33; i > 0 && id[i] == '/' {
@@ -71,10 +71,10 @@ func KeyName(k header.EncryptedDataKey) string {
 	return printable(info)
 }
 
-// KeyVersion returns the version of the wrapping key that a wrapped data key states: of a branch
-// key its UUID, of a key of Vault or OpenBao a number such as "v2", of a key of Azure Key Vault 32
-// hexadecimal digits. It is empty for the keys of other services, which do not state it. The
-// version is not authenticated. It is printable, as KeyName is.
+// KeyVersion returns the version of the wrapping key that a wrapped data key states. It is a UUID
+// for a branch key, a number such as "v2" for a key of Vault or OpenBao, and 32 hexadecimal digits
+// for a key of Azure Key Vault. It is empty for the keys of other services, which do not state it.
+// The version is not authenticated. It is printable, as the result of KeyName is.
 func KeyVersion(k header.EncryptedDataKey) string {
 	switch k.ProviderID {
 	case azureKeyVault:

@@ -158,7 +158,7 @@ func TestRecipients(t *testing.T) {
 	}
 }
 
-// broken fails at whatever it is asked.
+// broken is a keyring whose methods all fail.
 type broken struct{ err error }
 
 func (b broken) GenerateDataKey(context.Context, map[string]string) (*provider.DataKey, error) {
@@ -210,7 +210,7 @@ func (w wrongSize) GenerateDataKey(ctx context.Context, encryptionContext map[st
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped}, err
 }
 
-// other gives the data key of another message.
+// other is a keyring that unwraps every data key to that of another message.
 type other struct {
 	provider.Keyring
 	key []byte

@@ -57,8 +57,8 @@ func checkNames(wrapped []header.EncryptedDataKey) error {
 	return nil
 }
 
-// wrapAll wraps a data key by all keyrings side by side. It returns when none of them is at work
-// any more. The first error ends the others.
+// wrapAll wraps a data key with all keyrings at the same time, and waits for all of them. The first
+// error cancels the others.
 func wrapAll(ctx context.Context, keyrings []provider.Wrapper, key *provider.SecureBytes, encryptionContext map[string]string, wrapped []header.EncryptedDataKey) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -69,7 +69,7 @@ func (d *Decrypter) verify(ctx context.Context, h *header.Header, stated map[str
 	return v, nil
 }
 
-// hint adds to the error of a message that does not decrypt that a required pair may be wrong or
+// hint adds a hint to the error of a message that does not decrypt: a required pair may be wrong or
 // missing. The tag then fails just as with a wrong key or a changed header.
 func (v *verified) hint(err error) error {
 	switch {
@@ -157,7 +157,7 @@ func try(ctx context.Context, keyring provider.Unwrapper, request *provider.Unwr
 		v.aead = aead
 		return h.Verify(aead, v.unstored)
 	})
-	_ = dataKey.Close() // memory that can't be given back is no fault of the message
+	_ = dataKey.Close() // its error concerns the process's memory, and not the message
 	if dataKey.Verified != nil {
 		dataKey.Verified(err == nil)
 	}
@@ -174,7 +174,7 @@ type unwrapError struct{ failures []error }
 func (e *unwrapError) Error() string {
 	var reasons []string
 	for _, err := range e.failures {
-		// Several data keys that one keyring was tried on in vain have one reason.
+		// A keyring may fail for the same reason with several data keys.
 		if reason := err.Error(); !slices.Contains(reasons, reason) {
 			reasons = append(reasons, reason)
 		}

@@ -8,9 +8,8 @@ import (
 )
 
 // KeepOwner gives file the owner, the group and the permissions of old. The error holds
-// [fs.ErrPermission] if the system does not let the process keep the owner; the rest is kept all
-// the same. If it does not let it keep the group, the new group gets no rights that all others
-// lack.
+// [fs.ErrPermission] if the system does not let the process keep the owner, but the rest is kept
+// even then. If the group can't be kept, the new group gets only rights that everyone has.
 func KeepOwner(file *os.File, old fs.FileInfo) error {
 	now, err := file.Stat()
 	if err != nil {

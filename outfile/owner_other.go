@@ -7,5 +7,5 @@ import (
 	"os"
 )
 
-// chown does nothing: on these systems a folder says who owns what is made in it.
+// chown does nothing: on these systems, a folder determines who owns the files that are made in it.
 func chown(*os.File, fs.FileInfo, fs.FileInfo) (keptGroup bool, err error) { return true, nil }

@@ -1,5 +1,5 @@
-// Package outfile writes files that take the place of others: early to their disk, and with the
-// owner, the permissions and the time of what they replace.
+// Package outfile writes files that replace others. It starts early to write them to the disk, and
+// gives them the owner, the permissions and the time of the files that they replace.
 package outfile
 
 import (
@@ -11,14 +11,14 @@ import (
 // files are left to the sync.
 const chunk = 8 << 20
 
-// NewWriter returns a writer that appends to an empty file. On Linux the system writes to the disk
-// what the file has so far, so a sync at the end finds little left to do, and the disk does not
-// wait for the processor before. The writer is for one goroutine.
+// NewWriter returns a writer that appends to an empty file. On Linux, the system writes to the disk
+// while the caller still makes the rest of the file, so that a sync at the end finds little left to
+// do. The writer is for one goroutine.
 func NewWriter(file *os.File) io.Writer { return &writer{file: file} }
 
 type writer struct {
 	file           *os.File
-	begun, written int64 // offsets up to which the system was told to write, and up to which we did
+	begun, written int64 // up to which offsets writing to the disk has begun, and the file is written
 }
 
 func (w *writer) Write(p []byte) (int, error) {

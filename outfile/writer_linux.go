@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// begin starts to write a part of a file to its disk. It does not wait, and reports no failures:
-// the sync does (sync_file_range(2)).
+// begin starts to write a part of a file to its disk (sync_file_range(2)). It neither waits nor
+// returns errors, since a sync follows that does both.
 func begin(file *os.File, offset, n int64) {
 	connection, err := file.SyscallConn()
 	if err != nil {

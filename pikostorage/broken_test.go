@@ -166,8 +166,8 @@ func TestFailedUploads(t *testing.T) {
 	}
 }
 
-// again puts as Piko's retries do: with the same parameters, as long as the failure is one that
-// passes.
+// again puts as Piko's retries do: with the same parameters, as long as the failure may be
+// temporary.
 func again(ctx context.Context, p storage.ProviderPort, params *storage.PutParams) (tries int, err error) {
 	for tries = 1; tries <= 4; tries++ {
 		if err = p.Put(ctx, params); !storage.IsRetryableError(err) {

@@ -29,7 +29,7 @@ func (e *encrypted) hashOf(ctx context.Context, params storage.GetParams) (strin
 	if err != nil {
 		return "", err
 	}
-	o, _, err := e.whole(ctx, params)
+	o, _, err := e.openWhole(ctx, params)
 	if err != nil {
 		return "", err
 	}
@@ -47,7 +47,7 @@ func (e *encrypted) hashAlgorithm(ctx context.Context, params storage.GetParams)
 	if known := e.hash.Load(); known != 0 {
 		return crypto.Hash(known), nil
 	}
-	text, err := e.inner.GetHash(ctx, at(params.Repository, params.Key))
+	text, err := e.inner.GetHash(ctx, paramsFor(params.Repository, params.Key))
 	if err != nil {
 		return 0, err
 	}

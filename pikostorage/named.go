@@ -18,12 +18,12 @@ import (
 // pikosCrypto is the name under which Piko registers its own encryption transformer.
 const pikosCrypto = "crypto-service"
 
-// takeOff takes the encryption of Piko's transformer "crypto-service" off an upload's content, and
-// its name off the list of transformers. The object's own encryption takes its place, so ranges,
-// sizes, hashes and URLs are the original's. It does so if that transformer was the last one, and
-// if a crypto provider of pikokms wrote the content under a key of this storage. Otherwise it
-// returns content and list as they are.
-func (e *encrypted) takeOff(ctx context.Context, content io.Reader, transformers string) (io.Reader, string, error) {
+// undoPikosEncryption undoes the encryption of Piko's transformer "crypto-service" on an upload's
+// content, and removes that name from the list of transformers. The object's own encryption takes
+// its place, so ranges, sizes, hashes and URLs are the original's. It does so if that transformer
+// was the last one, and if a crypto provider of pikokms wrote the content under a key of this
+// storage. Otherwise it returns the content and the list as they are.
+func (e *encrypted) undoPikosEncryption(ctx context.Context, content io.Reader, transformers string) (io.Reader, string, error) {
 	var names []string
 	if transformers == noTransformers || json.Unmarshal([]byte(transformers), &names) != nil {
 		return content, transformers, nil
@@ -61,9 +61,10 @@ func namesCrypto(c *storage.TransformConfig) bool {
 	return c != nil && slices.Equal(c.EnabledTransformers, []string{pikosCrypto})
 }
 
-// putOn encrypts content for Piko's transformer "crypto-service", which a request names. Piko then
-// applies that transformer to an object that names none.
-func (e *encrypted) putOn(ctx context.Context, content io.ReadCloser) (io.ReadCloser, error) {
+// encryptForPiko encrypts content for a request that names Piko's transformer "crypto-service". If
+// an object names no transformers, Piko reverses those of the request, so the content must be
+// encrypted.
+func (e *encrypted) encryptForPiko(ctx context.Context, content io.ReadCloser) (io.ReadCloser, error) {
 	m := message.Encrypter{Keyring: e.host.CryptoService()}
 	r, err := m.NewReader(ctx, content, map[string]string{provider.PairUse: provider.UseStream})
 	if err != nil {

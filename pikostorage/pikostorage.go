@@ -7,6 +7,20 @@
 //
 // Uploads name no transformer. Reads return the original, and so do ranges, sizes and hashes. Only
 // the content is encrypted. Keys, content types and metadata stay as they are.
+//
+// # What a call costs
+//
+// Put and Get call the key service once for each object. The errors are those of [pikokms.Host] and
+// of the inner provider, or one of those below. If Put fails, it rewinds the reader, so that Piko
+// can repeat the upload.
+//
+// Stat makes one request more than the inner provider's, to learn the original's size, which is not
+// authenticated. It also calls the key service for an object compressed by zstd-seekable or made by
+// Piko's own transformers, and reads one that was compressed otherwise to its end. While the key
+// service is known to be down, the error holds service.ErrBreakerOpen, so that Piko does not
+// announce content that it can't send. GetHash reads the whole object.
+//
+// No URLs are presigned by the backend: Piko signs its own. Close closes the inner provider.
 package pikostorage
 
 import (
@@ -52,7 +66,7 @@ func Encrypt(inner storage.ProviderPort, keys crypto.EncryptionProvider, options
 // pikokms.WithCryptoProvider. The error holds pikokms.ErrConfig for other providers. Piko's own are
 // among those, since they can't bind a data key to an object.
 func Keys(keys crypto.EncryptionProvider) (provider.EncryptionProvider, error) {
-	behind, ok := keys.(interface {
+	wrapper, ok := keys.(interface {
 		Unwrap() provider.EncryptionProvider
 	})
 	if !ok {
@@ -60,7 +74,7 @@ func Keys(keys crypto.EncryptionProvider) (provider.EncryptionProvider, error) {
 			"replace its module in go.mod by the one of pikokms that has the same import path, "+
 			"or give New a provider of pikokms", pikokms.ErrConfig, keys)
 	}
-	return behind.Unwrap(), nil
+	return wrapper.Unwrap(), nil
 }
 
 // New is Encrypt for providers of package pikokms. The options are those of pikokms.New. They

@@ -42,28 +42,28 @@ func (e *encrypted) Get(ctx context.Context, params storage.GetParams) (io.ReadC
 }
 
 func (e *encrypted) get(ctx context.Context, params storage.GetParams) (io.ReadCloser, error) {
-	open := e.whole
+	open := e.openWhole
 	if params.ByteRange != nil {
-		open = e.part
+		open = e.openRange
 	}
 	o, names, err := open(ctx, params)
 	if err != nil || names == "" {
 		return o, err
 	}
-	if reported := e.seen.names(name(params.Repository, params.Key)); reported != names {
+	if reported := e.seen.names(objectName(params.Repository, params.Key)); reported != names {
 		err := fmt.Errorf("%w: its transformers are %s, and were %s when they were looked up", ErrReplaced, names, reported)
 		return nil, errors.Join(err, o.Close())
 	}
 	if names == noTransformers && namesCrypto(params.TransformConfig) {
-		return e.putOn(ctx, o)
+		return e.encryptForPiko(ctx, o)
 	}
 	return o, nil
 }
 
-// whole returns the original of an object, and the verified list of Piko's transformers that made
-// it. The list is empty if the object is passed to those as it is.
-func (e *encrypted) whole(ctx context.Context, params storage.GetParams) (o io.ReadCloser, names string, err error) {
-	stored, err := e.inner.Get(ctx, at(params.Repository, params.Key))
+// openWhole returns the original of an object, and the verified list of Piko's transformers that
+// made it. The list is empty if the object is passed to those as it is.
+func (e *encrypted) openWhole(ctx context.Context, params storage.GetParams) (o io.ReadCloser, names string, err error) {
+	stored, err := e.inner.Get(ctx, paramsFor(params.Repository, params.Key))
 	if err != nil {
 		return nil, "", err
 	}
@@ -74,57 +74,58 @@ func (e *encrypted) whole(ctx context.Context, params storage.GetParams) (o io.R
 	return newObject(content, stored), names, nil
 }
 
-// decrypt returns what whole does, of an object that is open.
+// decrypt does what openWhole does, for an object that is open.
 func (e *encrypted) decrypt(ctx context.Context, repository, key string, stored io.Reader) (io.Reader, string, error) {
 	if e.host.AllowsPlaintext() {
 		h, whole, err := e.sniff(stored)
 		if err != nil {
 			return nil, "", err
 		}
-		if passed, err := e.passedUnlessOurs(ctx, h, repository, key); passed || err != nil {
+		if passed, err := e.isPassedUnlessOurs(ctx, h, repository, key); passed || err != nil {
 			return whole, "", err
 		}
 		stored = whole
 	}
 	recorded := &recorder{Reader: stored}
-	content, _, err := e.host.DecryptObject(ctx, name(repository, key), recorded, -1, nil)
+	content, _, err := e.host.DecryptObject(ctx, objectName(repository, key), recorded, -1, nil)
 	h := e.recordedHeader(recorded, content)
-	if _, refused := e.passedUnlessOurs(ctx, h, repository, key); refused != nil {
+	if _, refused := e.isPassedUnlessOurs(ctx, h, repository, key); refused != nil {
 		return nil, "", refused
 	}
 	return content, namesIn(h), err
 }
 
-// passedUnlessOurs is passed for an object of which only the header is known.
-func (e *encrypted) passedUnlessOurs(ctx context.Context, h *header.Header, repository, key string) (bool, error) {
-	if ours(h) {
+// isPassedUnlessOurs does what isPassed does, for an object whose metadata are not known. It asks
+// for them only if another program wrote the object.
+func (e *encrypted) isPassedUnlessOurs(ctx context.Context, h *header.Header, repository, key string) (bool, error) {
+	if isOurs(h) {
 		return false, nil
 	}
-	info, err := e.inner.Stat(ctx, at(repository, key))
+	info, err := e.inner.Stat(ctx, paramsFor(repository, key))
 	if err != nil {
 		return false, err
 	}
-	return e.passed(h, info.Metadata)
+	return e.isPassed(h, info.Metadata)
 }
 
-// part returns what whole does, of a range. The range is empty if it begins at the object's end or
-// after it.
-func (e *encrypted) part(ctx context.Context, params storage.GetParams) (io.ReadCloser, string, error) {
+// openRange does what openWhole does, for a range of the object. The range is empty if it begins at
+// the object's end or after it.
+func (e *encrypted) openRange(ctx context.Context, params storage.GetParams) (io.ReadCloser, string, error) {
 	s, err := e.open(ctx, params.Repository, params.Key)
 	if err != nil {
 		return nil, "", err
 	}
-	o, names, err := e.partOf(ctx, params, s)
+	o, names, err := e.rangeOf(ctx, params, s)
 	if err != nil {
 		return nil, "", errors.Join(err, s.Close())
 	}
 	return o, names, nil
 }
 
-// partOf returns a range of an open object. It closes the object if it has to read the range in
+// rangeOf returns a range of an open object. It closes the object if it has to read the range in
 // another way.
-func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *stored) (io.ReadCloser, string, error) {
-	passed, err := e.passed(s.header, s.info.Metadata)
+func (e *encrypted) rangeOf(ctx context.Context, params storage.GetParams, s *stored) (io.ReadCloser, string, error) {
+	passed, err := e.isPassed(s.header, s.info.Metadata)
 	if err != nil {
 		return nil, "", err
 	}
@@ -140,8 +141,8 @@ func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *sto
 	if first < 0 || last >= 0 && last < first {
 		return nil, "", fmt.Errorf("there is no range from byte %d to byte %d", first, last)
 	}
-	content, err := e.host.OpenObject(ctx, name(params.Repository, params.Key), s, nil)
-	if errors.Is(err, pikokms.ErrNotSeekable) && !signed(s.header) {
+	content, err := e.host.OpenObject(ctx, objectName(params.Repository, params.Key), s, nil)
+	if errors.Is(err, pikokms.ErrNotSeekable) && !isSigned(s.header) {
 		if err := s.Close(); err != nil {
 			return nil, "", err
 		}
@@ -159,13 +160,13 @@ func (e *encrypted) partOf(ctx context.Context, params storage.GetParams, s *sto
 	return newObject(io.NewSectionReader(content, first, end-first), s), namesIn(s.header), nil
 }
 
-// signed reports whether a message has a signature. It is verified only at the message's end, so no
-// part of the message can be returned alone.
-func signed(h *header.Header) bool { return h != nil && h.Suite.Signed() }
+// isSigned reports whether a message has a signature. It is verified only at the message's end, so
+// no part of the message can be returned alone.
+func isSigned(h *header.Header) bool { return h != nil && h.Suite.Signed() }
 
 // skipTo returns a range of an object that can only be read from its beginning.
 func (e *encrypted) skipTo(ctx context.Context, params storage.GetParams) (io.ReadCloser, string, error) {
-	o, names, err := e.whole(ctx, params)
+	o, names, err := e.openWhole(ctx, params)
 	if err != nil {
 		return nil, "", err
 	}

@@ -5,10 +5,10 @@ import (
 	"sync/atomic"
 )
 
-// rewindable returns an upload's reader, and a function that must see the upload's error. Piko
-// repeats a failed upload with the reader as it stands. Bytes that were read already would be
-// missing, without an error. So the function rewinds the reader, or else returns an error after
-// which Piko does not repeat the upload.
+// rewindable returns an upload's reader, and a function that the caller must call with the error of
+// a failed upload. Piko repeats a failed upload with the reader as it stands. Bytes that were read
+// already would be missing, without an error. So the function rewinds the reader and returns the
+// error, or returns one after which Piko does not repeat the upload.
 func rewindable(r io.Reader) (content io.Reader, rewind func(error) error) {
 	if s, ok := r.(io.Seeker); ok {
 		if at, err := s.Seek(0, io.SeekCurrent); err == nil {

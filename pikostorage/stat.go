@@ -38,17 +38,17 @@ func (e *encrypted) stat(ctx context.Context, repository, key string) (*storage.
 	if e.host.CryptoService().State() == service.StateOpen {
 		return nil, service.ErrBreakerOpen
 	}
-	stored, err := e.inner.Stat(ctx, at(repository, key))
+	stored, err := e.inner.Stat(ctx, paramsFor(repository, key))
 	if err != nil {
 		return nil, err
 	}
-	f, known := e.seen.facts(name(repository, key), stored)
+	f, known := e.seen.facts(objectName(repository, key), stored)
 	if !known {
-		if f, err = e.look(ctx, repository, key, stored); err != nil {
+		if f, err = e.inspect(ctx, repository, key, stored); err != nil {
 			return nil, err
 		}
 	}
-	e.seen.add(name(repository, key), f)
+	e.seen.add(objectName(repository, key), f)
 	if f.names == "" {
 		return stored, nil
 	}
@@ -73,8 +73,8 @@ type facts struct {
 	certain            bool   // a replaced object would have another ETag or another time
 }
 
-// look opens an object, and returns what its header states.
-func (e *encrypted) look(ctx context.Context, repository, key string, info *storage.ObjectInfo) (f facts, err error) {
+// inspect opens an object, and returns the facts that its header states.
+func (e *encrypted) inspect(ctx context.Context, repository, key string, info *storage.ObjectInfo) (f facts, err error) {
 	s, err := e.openAs(ctx, repository, key, info)
 	if err != nil {
 		return f, err
@@ -84,13 +84,13 @@ func (e *encrypted) look(ctx context.Context, repository, key string, info *stor
 	f.Metadata = nil
 	// A file system's clock may stand still for some milliseconds between two versions.
 	f.certain = f.ETag != "" || time.Since(f.LastModified) > time.Second
-	if passed, err := e.passed(s.header, s.info.Metadata); passed || err != nil {
+	if passed, err := e.isPassed(s.header, s.info.Metadata); passed || err != nil {
 		f.certain = false // it depends on the metadata
 		return f, err
 	}
 	f.names = namesIn(s.header)
 	if h := s.header; f.names == noTransformers {
-		if ours(h) && h.EncryptionContext[provider.PairUse] == provider.UseObject && h.EncryptionContext[pikokms.PairTransformers] == "" && !signed(h) {
+		if isOurs(h) && h.EncryptionContext[provider.PairUse] == provider.UseObject && h.EncryptionContext[pikokms.PairTransformers] == "" && !isSigned(h) {
 			if f.size, err = message.PlaintextSize(h, s.Size()); err == nil {
 				return f, nil
 			}
@@ -101,7 +101,7 @@ func (e *encrypted) look(ctx context.Context, repository, key string, info *stor
 		}
 	}
 	// Decrypting verifies the header, and the names with it.
-	content, err := e.host.OpenObject(ctx, name(repository, key), s, nil)
+	content, err := e.host.OpenObject(ctx, objectName(repository, key), s, nil)
 	if err == nil {
 		f.size = content.Size()
 		return f, nil
@@ -109,7 +109,7 @@ func (e *encrypted) look(ctx context.Context, repository, key string, info *stor
 	if !errors.Is(err, pikokms.ErrNotSeekable) {
 		return f, err
 	}
-	o, names, err := e.whole(ctx, at(repository, key))
+	o, names, err := e.openWhole(ctx, paramsFor(repository, key))
 	if err != nil {
 		return f, err
 	}
@@ -125,13 +125,14 @@ type seen struct {
 	objects map[string]facts
 }
 
-const mostSeen = 10_000 // objects, of some 200 bytes each
+// maxSeen is how many objects are remembered, with some 200 bytes for each.
+const maxSeen = 10_000
 
 // add remembers an object.
 func (s *seen) add(name string, f facts) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.objects == nil || len(s.objects) >= mostSeen {
+	if s.objects == nil || len(s.objects) >= maxSeen {
 		s.objects = make(map[string]facts)
 	}
 	s.objects[name] = f

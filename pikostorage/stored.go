@@ -23,18 +23,20 @@ import (
 // empty.
 //
 // Piko keeps that list under the same key in an object's metadata. Whoever can write to the storage
-// can change those. So this package gives Piko the authenticated list instead. The pair also tells
-// the object from one of Piko's own encryption, which may be a message under the same key.
+// can change those. So this package gives Piko the authenticated list instead. The pair also
+// distinguishes the object from one of Piko's own encryption, which may be a message under the same
+// key.
 const transformersKey = "x-piko-transformers"
 
 const noTransformers = "[]"
 
-// name returns the name of an object for the host. The repository is escaped, so its end is
+// objectName returns the name of an object for the host. The repository is escaped, so its end is
 // certain.
-func name(repository, key string) string { return url.PathEscape(repository) + "/" + key }
+func objectName(repository, key string) string { return url.PathEscape(repository) + "/" + key }
 
-// at returns parameters that name an object, without those that the inner provider must not see.
-func at(repository, key string) storage.GetParams {
+// paramsFor returns parameters that name an object, without those that the inner provider must not
+// see.
+func paramsFor(repository, key string) storage.GetParams {
 	return storage.GetParams{Repository: repository, Key: key}
 }
 
@@ -49,17 +51,17 @@ type stored struct {
 // make more. If the object is replaced meanwhile, they fail, since frames of another object fail
 // authentication.
 func (e *encrypted) open(ctx context.Context, repository, key string) (*stored, error) {
-	info, err := e.inner.Stat(ctx, at(repository, key))
+	info, err := e.inner.Stat(ctx, paramsFor(repository, key))
 	if err != nil {
 		return nil, err
 	}
 	return e.openAs(ctx, repository, key, info)
 }
 
-// openAs is open for an object whose size is known.
+// openAs does what open does, for an object whose size is known.
 func (e *encrypted) openAs(ctx context.Context, repository, key string, info *storage.ObjectInfo) (_ *stored, err error) {
 	fetch := func(offset, length int64) (io.ReadCloser, error) {
-		params := at(repository, key)
+		params := paramsFor(repository, key)
 		params.ByteRange = &storage.ByteRange{Start: offset, End: offset + length - 1}
 		return e.inner.Get(ctx, params)
 	}
@@ -134,8 +136,8 @@ func (e *encrypted) recordedHeader(r *recorder, content io.Reader) *header.Heade
 	return h
 }
 
-// ours reports whether this package wrote an object with this header.
-func ours(h *header.Header) bool {
+// isOurs reports whether this package wrote an object with this header.
+func isOurs(h *header.Header) bool {
 	if h == nil {
 		return false
 	}
@@ -145,17 +147,17 @@ func ours(h *header.Header) bool {
 
 // namesIn returns the list of Piko's transformers in a header.
 func namesIn(h *header.Header) string {
-	if !ours(h) {
+	if !isOurs(h) {
 		return noTransformers
 	}
 	return h.EncryptionContext[transformersKey]
 }
 
-// passed reports whether a stored object is passed as it is to Piko's own transformers, which made
-// it before this package was used. The error holds pikokms.ErrPlaintext if such objects are not
-// allowed.
-func (e *encrypted) passed(h *header.Header, metadata map[string]string) (bool, error) {
-	if ours(h) || metadata[transformersKey] == "" {
+// isPassed reports whether a stored object is passed as it is to Piko's own transformers, which
+// made it before this package was used. The error holds pikokms.ErrPlaintext if such objects are
+// not allowed.
+func (e *encrypted) isPassed(h *header.Header, metadata map[string]string) (bool, error) {
+	if isOurs(h) || metadata[transformersKey] == "" {
 		return false, nil
 	}
 	if !e.host.AllowsPlaintext() {

@@ -282,7 +282,7 @@ func TestMetadataStays(t *testing.T) {
 	}
 }
 
-// TestSwappedObjects has two objects swapped in the storage. Where names are bound neither is read.
+// TestSwappedObjects swaps two objects in the storage. Where names are bound, neither is read.
 func TestSwappedObjects(t *testing.T) {
 	inner := newShelf(false)
 	p := encrypting(t, inner, pikokms.BindObjectName("app"))

@@ -40,7 +40,7 @@ func (e *encrypted) put(ctx context.Context, params *storage.PutParams, transfor
 		return fmt.Errorf("put %s: no reader", params.Key)
 	}
 	content, rewind := rewindable(params.Reader)
-	content, transformers, err := e.takeOff(ctx, content, transformers)
+	content, transformers, err := e.undoPikosEncryption(ctx, content, transformers)
 	if err != nil {
 		return fmt.Errorf("put %s: %w", params.Key, rewind(err))
 	}
@@ -50,16 +50,16 @@ func (e *encrypted) put(ctx context.Context, params *storage.PutParams, transfor
 	return nil
 }
 
-// encrypt encrypts and stores content, as params say.
+// encrypt encrypts content and stores it with the parameters of params.
 func (e *encrypted) encrypt(ctx context.Context, params *storage.PutParams, content io.Reader, transformers string) error {
-	sealed, err := e.host.EncryptObject(ctx, name(params.Repository, params.Key), content, map[string]string{transformersKey: transformers})
+	sealed, err := e.host.EncryptObject(ctx, objectName(params.Repository, params.Key), content, map[string]string{transformersKey: transformers})
 	if err != nil {
 		return err
 	}
 	return e.store(ctx, params, sealed)
 }
 
-// store stores what is encrypted, as params say.
+// store stores encrypted content with the parameters of params.
 func (e *encrypted) store(ctx context.Context, params *storage.PutParams, sealed io.Reader) error {
 	inner := &storage.PutParams{
 		Repository:      params.Repository,
@@ -114,8 +114,8 @@ func inParts(params *storage.PutParams, stated int64) error {
 	return nil
 }
 
-// PutMany implements storage.ProviderPort. It puts the objects one by one, as many at a time as
-// params say. So each has parts that fit, and is repeated as Put's are.
+// PutMany implements storage.ProviderPort. It puts each object as Put does, params.Concurrency of
+// them at a time. So each has parts that fit its size, and Piko can repeat it.
 func (e *encrypted) PutMany(ctx context.Context, params *storage.PutManyParams) (*storage.BatchResult, error) {
 	transformers := noTransformers
 	if c := params.TransformConfig; c != nil && len(c.EnabledTransformers) > 0 {
@@ -206,13 +206,13 @@ func (e *encrypted) Rename(ctx context.Context, repository string, from, to stri
 		return e.inner.Rename(ctx, repository, from, to)
 	}
 	if from == to {
-		_, err := e.Stat(ctx, at(repository, from))
+		_, err := e.Stat(ctx, paramsFor(repository, from))
 		return err
 	}
 	if err := e.copy(ctx, repository, from, repository, to); err != nil {
 		return err
 	}
-	return e.inner.Remove(ctx, at(repository, from))
+	return e.inner.Remove(ctx, paramsFor(repository, from))
 }
 
 // copy decrypts an object and encrypts it under another name. What no host stored is bound to no
@@ -229,7 +229,7 @@ func (e *encrypted) copy(ctx context.Context, fromRepository, from, toRepository
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	passed, err := e.passed(s.header, s.info.Metadata)
+	passed, err := e.isPassed(s.header, s.info.Metadata)
 	switch {
 	case err != nil:
 		return err
@@ -239,12 +239,12 @@ func (e *encrypted) copy(ctx context.Context, fromRepository, from, toRepository
 	default:
 		return e.inner.CopyToAnotherRepository(ctx, fromRepository, from, toRepository, to)
 	}
-	stored, err := e.inner.Get(ctx, at(fromRepository, from))
+	stored, err := e.inner.Get(ctx, paramsFor(fromRepository, from))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stored.Close()) }()
-	sealed, err := e.host.CopyObject(ctx, name(toRepository, to), name(fromRepository, from), stored)
+	sealed, err := e.host.CopyObject(ctx, objectName(toRepository, to), objectName(fromRepository, from), stored)
 	if err != nil {
 		return err
 	}

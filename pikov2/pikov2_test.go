@@ -58,7 +58,7 @@ func newLocal(t testing.TB, key []byte) provider.Provider {
 	return p
 }
 
-// fake unwraps one text to a key, and keeps what it gave.
+// fake unwraps a single text to a key, and records the keys that it returned.
 type fake struct {
 	provider.Keyring
 	kind    provider.Type

@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// HealthChecker is a keyring that checks itself otherwise than Check does, as one that can only
-// encrypt, or that keeps keys of its own.
+// HealthChecker is a keyring that checks itself in another way than Check does. Examples are one
+// that can only encrypt, and one that caches keys of its own.
 type HealthChecker interface {
 	// HealthCheck reports why the keyring can't be used, or nil.
 	HealthCheck(ctx context.Context) error
@@ -42,15 +42,15 @@ func check(ctx context.Context, keyring Keyring) error {
 	return made.PlaintextKey.WithAccess(func(want []byte) error {
 		return got.PlaintextKey.WithAccess(func(key []byte) error {
 			if subtle.ConstantTimeCompare(want, key) != 1 {
-				return changed(keyring, made.KeyID)
+				return changedError(keyring, made.KeyID)
 			}
 			return nil
 		})
 	})
 }
 
-// changed is the error of a data key that is another one once it is unwrapped.
-func changed(keyring Keyring, keyID string) error {
+// changedError returns the error for a data key that unwraps to another key.
+func changedError(keyring Keyring, keyID string) error {
 	err := fmt.Errorf("%w: the data key came back changed", ErrDecryptionFailed)
 	if p, ok := keyring.(EncryptionProvider); ok {
 		return Failure("HealthCheck", p.Type(), keyID, err)

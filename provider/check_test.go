@@ -12,7 +12,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// echo is a keyring that unwraps what it is told to, in place of the data key that it made.
+// echo is a keyring that unwraps every data key to the one that the test sets.
 type echo struct {
 	made     []byte
 	unwraps  []byte

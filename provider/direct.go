@@ -2,17 +2,17 @@ package provider
 
 import "context"
 
-// DirectEncrypter is a key service that itself encrypts small values, as Piko has it encrypt
-// strings. It is asked only for those: everything else is encrypted under a data key.
+// DirectEncrypter is a key service that itself encrypts small values. That is how Piko encrypts
+// strings. Everything else is encrypted under a data key.
 type DirectEncrypter interface {
 	EncryptionProvider
 
 	// EncryptsDirectly reports whether the key service encrypts values under the provider's key.
 	EncryptsDirectly() bool
 
-	// EncryptDirectly makes the key service encrypt a value, and also returns the ID of the key that
-	// the ciphertext is under. The ciphertext is nil if the key service does not encrypt a value of
-	// this size, or none under this key.
+	// EncryptDirectly encrypts a value by a call of the key service. It also returns the ID of the
+	// key that the ciphertext is under. The ciphertext is nil if the key service does not encrypt a
+	// value of this size, or no value under this key.
 	EncryptDirectly(ctx context.Context, value []byte, encryptionContext map[string]string) (ciphertext []byte, keyID string, err error)
 
 	// DecryptDirectly decrypts a ciphertext of EncryptDirectly. The caller clears the result.

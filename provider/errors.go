@@ -55,7 +55,7 @@ var (
 	ErrClosed = errors.New("closed")
 )
 
-// sentinels are the errors that callers look for, the most telling first.
+// sentinels are the errors that callers look for, in the order in which Sentinel prefers them.
 var sentinels = [...]error{
 	ErrProviderUnavailable, ErrAccessDenied, ErrKeyNotFound, ErrKeyDisabled, ErrKeyPendingDeletion, ErrKeyUsage, ErrUntrustedKey,
 	ErrContextMismatch, ErrInvalidCiphertext, ErrEmptyPlaintext, ErrEmptyCiphertext, ErrInvalidKey, ErrInvalidProvider, ErrClosed,
@@ -73,9 +73,10 @@ func Sentinel(err error) error {
 	return nil
 }
 
-// Judge returns a key service's error as callers of a provider get it. An error that holds a
-// Sentinel stays as it is. If the caller's context has ended, that is the reason, whatever a client
-// of the service returns. The service's own function returns the meaning of any other error.
+// Judge returns a key service's error in the form in which callers of a provider get it. An error
+// that holds a Sentinel stays as it is. If the caller's context has ended, that is the reason,
+// whatever a client of the service returns. For any other error, Judge returns what the service's
+// own function meaning makes of it.
 func Judge(ctx context.Context, err error, meaning func(error) error) error {
 	if err == nil || Sentinel(err) != nil {
 		return err

@@ -3,7 +3,7 @@ package provider
 import "context"
 
 // PikoV2Keyring is a provider that can also unwrap the data keys of what Piko wrote before it used
-// pikokms. Nothing binds those keys to an encryption context or to a use. So they are asked for
+// pikokms. Nothing binds those keys to an encryption context or to a use. So they are unwrapped
 // only if the application allows it.
 type PikoV2Keyring interface {
 	// Type returns the type of provider. The provider is asked only about data of its own type.

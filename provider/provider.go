@@ -3,10 +3,10 @@
 //
 // Package message encrypts streams under a Wrapper and decrypts them under Unwrappers. Packages
 // awskms, azurekeyvault, branchkey, gcpkms, vault and local are key services, and package
-// providertest tests that one conforms. Piko's strings, and what else Piko's crypto service asks of
-// a provider, are no part of a key service: package dropin and pikokms.Host make them of the two
-// halves. Only a key service that itself encrypts small values, a [DirectEncrypter], is asked for
-// Piko's strings.
+// providertest tests that one conforms. Piko's strings, and whatever else Piko's crypto service
+// requires of a provider, are not part of a key service: package dropin and pikokms.Host build them
+// from the two halves. Only a [DirectEncrypter], a key service that itself encrypts small values,
+// also encrypts Piko's strings.
 //
 // # Abilities
 //
@@ -114,9 +114,9 @@ type EncryptionProvider interface {
 	Type() Type
 }
 
-// Provider is a key of a key service, as the packages of key services return it. What one can do
-// beyond this is found by type assertion: the documentation of its NewProvider lists interfaces
-// such as DirectEncrypter. A Provider is safe for concurrent use.
+// Provider is a key of a key service, as the packages of key services return it. It may implement
+// further interfaces, such as DirectEncrypter, which the documentation of its NewProvider lists. A
+// Provider is safe for concurrent use.
 type Provider interface {
 	EncryptionProvider
 	VersionedKeyring
@@ -129,7 +129,8 @@ type Provider interface {
 	// describe, the error holds ErrKeyNotFound.
 	GetKeyInfo(ctx context.Context, keyID string) (*KeyInfo, error)
 
-	// Close zeroes keys in memory and closes connections. The provider can't be used afterwards.
+	// Close zeroes keys in memory and closes connections. The provider must not be used afterwards:
+	// where there was something to close, errors then hold ErrClosed. Close it once.
 	Close() error
 }
 
@@ -164,8 +165,8 @@ type KeyInfo struct {
 	CreatedAt    time.Time
 	DeletionDate *time.Time        // nil if no deletion is scheduled
 	Metadata     map[string]string // what else the service states, such as "key_state" of AWS KMS
-	KeyID        string
-	Algorithm    string // such as "SYMMETRIC_DEFAULT" of AWS KMS
+	KeyID        string            // of AWS KMS without the ARN, which Metadata has
+	Algorithm    string            // such as "SYMMETRIC_DEFAULT" of AWS KMS
 	Description  string
 	Origin       string // where the key's material comes from, such as "AWS_KMS"
 

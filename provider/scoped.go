@@ -4,8 +4,8 @@ import "context"
 
 // ScopedKeyring is a keyring that answers two callers with the same request differently, because it
 // looks at their contexts: one that takes a tenant's key from the caller who is logged in, or that
-// refuses some callers. What keeps its answers, as the data-key cache of package service does, asks
-// it before each use, and keeps the answers of different scopes apart.
+// refuses some callers. A cache of its answers, such as the data-key cache of package service, must
+// call CacheScope before each use, and keep the answers of different scopes apart.
 //
 // A Keyring that decides by context and stands behind a cache must be a ScopedKeyring. One that
 // wraps a ScopedKeyring must be one, too, and pass CacheScope on.

@@ -14,9 +14,9 @@ type Trace interface {
 	// Request is called before each request. It may wait, so that a caller keeps to a rate.
 	Request()
 
-	// Failed is called with the error of each request that failed, before it is made again. A
-	// caller whose patience ends before the attempts do can say why they failed. It is not called
-	// for a request that the end of a context cut off.
+	// Failed is called with the error of each request that failed, before it is made again. So a
+	// caller that gives up between two attempts can say why the earlier ones failed. It is not
+	// called for a request that the end of a context cut off.
 	Failed(err error)
 }
 

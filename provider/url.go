@@ -27,7 +27,7 @@ func URLParameters(u *url.URL, known ...string) (url.Values, error) {
 			err = fmt.Errorf("parameter %q comes twice", parameter)
 		case values[0] == "":
 			err = fmt.Errorf("parameter %q is empty", parameter)
-		case slices.Contains(servers, parameter) && !isServer(values[0]):
+		case slices.Contains(serverParameters, parameter) && !isServer(values[0]):
 			err = fmt.Errorf("parameter %q is not an http or https URL, or has user information", parameter)
 		}
 	}
@@ -37,8 +37,8 @@ func URLParameters(u *url.URL, known ...string) (url.Values, error) {
 	return query, nil
 }
 
-// servers are the parameters whose values are URLs of servers.
-var servers = []string{"address", "endpoint", "kms-endpoint", "table-endpoint"}
+// serverParameters are the parameters whose values are URLs of servers.
+var serverParameters = []string{"address", "endpoint", "kms-endpoint", "table-endpoint"}
 
 func isServer(text string) bool {
 	u, err := url.Parse(text)
@@ -57,12 +57,12 @@ func ParseURL(text string) (*url.URL, error) {
 	return u, err
 }
 
-// hidden stands in a URL for what may be secret, as in [url.URL.Redacted].
-const hidden = "xxxxx"
+// redactedValue replaces what may be secret in a URL, as [url.URL.Redacted] does.
+const redactedValue = "xxxxx"
 
-// open are the parameters of URLs of keys and buckets whose values are no secrets. Passwords in
-// those that are URLs are.
-var open = []string{
+// plainParameters are the parameters of URLs of keys and buckets whose values are shown. If such a
+// value is a URL itself, RedactURL redacts it, too.
+var plainParameters = []string{
 	// of keys
 	"accounts", "address", "auth-mount", "by", "endpoint", "entries", "hash", "id", "key", "kms-endpoint", "kubernetes-role",
 	"kubernetes-token-file", "logical-name", "master", "multi-region", "name", "namespace", "padding", "partition", "peer", "profile",
@@ -80,13 +80,13 @@ var open = []string{
 func RedactURL(text string) string {
 	u, err := url.Parse(text)
 	if err != nil {
-		return hidden
+		return redactedValue
 	}
 	if u.User != nil {
-		u.User = url.User(hidden)
+		u.User = url.User(redactedValue)
 	}
 	if u.Fragment != "" {
-		u.Fragment, u.RawFragment = hidden, ""
+		u.Fragment, u.RawFragment = redactedValue, ""
 	}
 	if u.RawQuery == "" {
 		return u.String()
@@ -100,8 +100,8 @@ func RedactURL(text string) string {
 		plain, nameErr := url.QueryUnescape(name)
 		unescaped, err := url.QueryUnescape(value)
 		switch {
-		case nameErr != nil || err != nil || strings.Contains(value, ";") || !slices.Contains(open, plain):
-			parts[i] = name + "=" + hidden
+		case nameErr != nil || err != nil || strings.Contains(value, ";") || !slices.Contains(plainParameters, plain):
+			parts[i] = name + "=" + redactedValue
 		case strings.ContainsAny(unescaped, "@:"):
 			if shown := RedactURL(unescaped); shown != unescaped {
 				parts[i] = name + "=" + url.QueryEscape(shown)

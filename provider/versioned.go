@@ -3,8 +3,8 @@ package provider
 import "context"
 
 // VersionedKeyring is a keyring that knows whether a data key is wrapped as it would wrap one now.
-// So what a rotation left under older versions of its key can be found, and rewrapped. All
-// providers of pikokms are VersionedKeyrings.
+// So messages that a rotation has left under older versions of a key can be found and rewrapped.
+// All providers of pikokms are VersionedKeyrings.
 type VersionedKeyring interface {
 	Wrapper
 

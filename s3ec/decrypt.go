@@ -31,14 +31,14 @@ type Config struct {
 	// them, where nobody else could write.
 	AllowUnauthenticated bool
 
-	// MaxMemory is how many bytes all objects together may have that are being decrypted. An object
-	// waits until there is room for it. 0 means a GiB for all Openers of the process that have no
-	// bound of their own.
+	// MaxMemory bounds the bytes of all objects that are being decrypted at the same time. An object
+	// waits until there is room for it. 0 means a GiB, which all Openers of the process without a
+	// bound of their own share.
 	MaxMemory int64
 }
 
-// Stored is content of a storage that knows which of its objects the client wrote. It is stored
-// content that pikokms.Storage.Get returns, or an object of pikokms.RangeStorage.
+// Stored is an interface of what a storage returns, from Get or Open, if the storage can find out
+// which of its objects the client wrote.
 type Stored interface {
 	// S3ECHeader returns what the object's metadata and its instruction file say, or nil if the
 	// client did not write it. Metadata are always looked at, and an instruction file is looked for
@@ -98,7 +98,7 @@ func (gone) ReadAt([]byte, int64) (int, error) {
 // provider.ErrUntrustedKey, provider.ErrDecryptionFailed or provider.ErrInvalidCiphertext, or is a
 // keyring's or body's.
 func Opener(c Config) func(ctx context.Context, h *Header, body io.Reader, keyrings []provider.Unwrapper, stated map[string]string) (*Content, error) {
-	o := &opener{c.AllowUnauthenticated, shared}
+	o := &opener{c.AllowUnauthenticated, sharedMemory}
 	if c.MaxMemory != 0 {
 		o.memory = newMemory(c.MaxMemory)
 	}
@@ -155,13 +155,13 @@ func (h *Header) open(ctx context.Context, body io.Reader, keyrings []provider.U
 	}
 	defer func() { _ = key.Close() }()
 	stored := make([]byte, h.size)
-	whole := &checked.Reader{Context: ctx, Source: body}
-	if _, err := whole.ReadFull(stored); err == io.EOF {
+	source := &checked.Reader{Context: ctx, Source: body}
+	if _, err := source.ReadFull(stored); err == io.EOF {
 		return nil, fmt.Errorf("the object ended before its %d bytes: %w", h.size, io.ErrUnexpectedEOF)
 	} else if err != nil {
 		return nil, err
 	}
-	if n, err := whole.ReadFull(make([]byte, 1)); n > 0 || err != io.EOF {
+	if n, err := source.ReadFull(make([]byte, 1)); n > 0 || err != io.EOF {
 		if n == 0 {
 			return nil, err
 		}
@@ -218,7 +218,7 @@ func (h *Header) decrypt(key, stored []byte) (content []byte, err error) {
 			return nil, err
 		}
 		defer clear(key)
-		iv, additional = []byte("\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01"), []byte(suite)
+		iv, additional = []byte("\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01"), []byte(suiteID)
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -234,20 +234,20 @@ func (h *Header) decrypt(key, stored []byte) (content []byte, err error) {
 	return content, nil
 }
 
-// suite is the number of format 3's only suite.
-const suite = "\x00\x73"
+// suiteID is the number of format 3's only suite.
+const suiteID = "\x00\x73"
 
 // derive checks that the object commits to the data key, and returns the key of its content
 // (specification: s3-encryption/key-derivation.md).
 func (h *Header) derive(dataKey []byte) ([]byte, error) {
-	commitment, err := hkdf.Key(sha512.New, dataKey, h.iv, suite+"COMMITKEY", commitmentSize)
+	commitment, err := hkdf.Key(sha512.New, dataKey, h.iv, suiteID+"COMMITKEY", commitmentSize)
 	if err != nil {
 		return nil, err
 	}
 	if subtle.ConstantTimeCompare(commitment, h.commitment) != 1 {
 		return nil, fmt.Errorf("%w: it does not commit to its data key", errChanged)
 	}
-	return hkdf.Key(sha512.New, dataKey, h.iv, suite+"DERIVEKEY", provider.DataKeySize)
+	return hkdf.Key(sha512.New, dataKey, h.iv, suiteID+"DERIVEKEY", provider.DataKeySize)
 }
 
 func (h *Header) decryptCBC(key, stored []byte) ([]byte, error) {

@@ -40,7 +40,8 @@ var (
 	ErrInstruction = fmt.Errorf("%w: it is an instruction file, and no object of its own", ErrS3EncryptionClient)
 )
 
-// The names of the metadata, without x-amz-meta-. InstructionMark is what an instruction file has.
+// The names of the metadata, without x-amz-meta-, and their values and sizes. An instruction file
+// has the name instructionMark.
 const (
 	keyV1, keyV2, keyV3         = "x-amz-key", "x-amz-key-v2", "x-amz-3"
 	ivV2, idV3                  = "x-amz-iv", "x-amz-i"
@@ -79,8 +80,8 @@ const maxKey = 1024
 // maxInstruction is the most bytes that an instruction file may have.
 const maxInstruction = 64 << 10
 
-// Header is what metadata say of an object. Nothing in it is authenticated until the object is
-// decrypted.
+// Header is what the metadata of an object state. Nothing in it is authenticated until the object
+// is decrypted.
 type Header struct {
 	Format   int    // 1, 2 or 3, the only one that commits to its key
 	Wrapping string // the algorithm that wrapped the data key; as provider.S3ECDataKey has it
@@ -133,12 +134,12 @@ func parseInstruction(content []byte) (map[string]string, error) {
 	if len(content) > maxInstruction {
 		return nil, malformed("its instruction file has more than %d bytes", maxInstruction)
 	}
-	var any map[string]any
-	if err := json.Unmarshal(content, &any); err != nil {
+	var members map[string]any
+	if err := json.Unmarshal(content, &members); err != nil {
 		return nil, malformed("its instruction file is no JSON object")
 	}
 	found := make(map[string]string)
-	for name, value := range any {
+	for name, value := range members {
 		text, ok := value.(string)
 		if !ok {
 			return nil, malformed("%.100q in its instruction file is no string", name)

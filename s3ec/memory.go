@@ -17,8 +17,8 @@ const defaultMemory = 1 << 30
 // ErrMemory means that an object is larger than all of the memory in which it would be decrypted.
 var ErrMemory = errors.New("one tag covers the whole object, so it is decrypted in memory, and it does not fit")
 
-// memory bounds the bytes of all objects together that are being decrypted. An object waits until
-// there is room for it. It is safe for concurrent use.
+// memory bounds the bytes of all objects that are being decrypted at the same time. An object waits
+// until there is room for it. It is safe for concurrent use.
 type memory struct {
 	size int64
 	free *semaphore.Weighted
@@ -29,7 +29,7 @@ type memory struct {
 
 func newMemory(size int64) *memory { return &memory{size: size, free: semaphore.NewWeighted(size)} }
 
-var shared = newMemory(defaultMemory)
+var sharedMemory = newMemory(defaultMemory)
 
 // take waits for n bytes. What was given back may still be in Go's heap, so garbage is collected
 // where the two together would exceed the memory.

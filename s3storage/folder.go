@@ -12,11 +12,11 @@ import (
 	s3types "github.com/aws/aws-sdk-go-v2/service/s3/types"
 )
 
-// Folder returns a page of what is directly below a prefix, which is empty or ends in a slash:
-// objects, as Objects yields them, and as CommonPrefixes the beginnings of further keys up to a
-// slash, with it, decoded. The token is empty, or the NextContinuationToken of the page before,
-// which is nil in the last one. A page has n entries at most, and S3 gives no more than 1,000. The
-// error holds ErrAnswer as in Objects.
+// Folder returns a page of what is directly below a prefix, which is empty or ends in a slash.
+// Contents has the objects, as Objects yields them. CommonPrefixes has the beginnings of all other
+// keys, up to and including the next slash, decoded. The token is empty, or the
+// NextContinuationToken of the previous page, which is nil in the last one. A page has n entries at
+// most, and S3 gives no more than 1,000. The error holds ErrAnswer as in Objects.
 func (s *Storage) Folder(ctx context.Context, prefix, token string, n int) (*s3.ListObjectsV2Output, error) {
 	out, err := s.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{
 		Bucket: &s.bucket, Prefix: &prefix, Delimiter: aws.String("/"), EncodingType: s3types.EncodingTypeUrl,

@@ -26,7 +26,7 @@ type Loss struct {
 // The kinds of losses.
 const (
 	LossACL      = "acl"      // an access control list that grants something to others than the owner
-	LossChecksum = "checksum" // a checksum of an algorithm that the AWS SDK has not
+	LossChecksum = "checksum" // a checksum of an algorithm that the AWS SDK does not compute
 	LossLock     = "lock"     // a lock that the caller may not read
 	LossMetadata = "metadata" // user metadata that can't be in HTTP headers
 	LossTags     = "tags"     // tags that the caller may not read
@@ -56,8 +56,8 @@ func (s *Storage) refuse(losses []Loss) error {
 	return fmt.Errorf("%w: %s", ErrNotKept, strings.Join(refused, "; "))
 }
 
-// NotKept returns what Replace could not keep of a version, whether it is allowed or not. It asks
-// S3 for what the version has, and Replace does not ask again.
+// NotKept returns what Replace could not keep of a version, whether the loss is allowed or not. It
+// asks S3 what the version has. Replace then does not ask again.
 func (s *Storage) NotKept(ctx context.Context, v *Version) ([]Loss, error) {
 	k, err := v.originalIn(s).keep(ctx, true)
 	if err != nil {
@@ -66,7 +66,7 @@ func (s *Storage) NotKept(ctx context.Context, v *Version) ([]Loss, error) {
 	return slices.Clone(k.losses), nil
 }
 
-// keep asks S3 what a replacement of o in its place has in common with it. It asks for the access
+// keep asks S3 what a replacement of o is to keep, and what it can't. It asks for the access
 // control list only if acl is true, since that is never kept.
 func (o *original) keep(ctx context.Context, acl bool) (*kept, error) {
 	if o.kept != nil {
@@ -89,7 +89,7 @@ func (o *original) keep(ctx context.Context, acl bool) (*kept, error) {
 	return k, nil
 }
 
-// copied returns what the answer to a GET holds, which takes no more requests.
+// copied returns what the answer to the GET already shows, without further requests.
 func (o *original) copied() *kept {
 	k := &kept{in: o.found.Kept}
 	k.in.IfMatch = nil
@@ -127,11 +127,11 @@ func (f *feature) possible(ask func() (bool, error)) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.asked && !f.none {
-		yes, err := ask()
+		possible, err := ask()
 		if err != nil {
 			return false, err
 		}
-		f.asked, f.none = true, !yes
+		f.asked, f.none = true, !possible
 	}
 	return !f.none, nil
 }
@@ -143,8 +143,8 @@ func (f *feature) ruleOut() {
 	f.none = true
 }
 
-// unsupported reports whether err means that the bucket, or the service, does not have what was
-// asked for. Some features have a code of their own for that.
+// unsupported reports whether err means that the bucket, or the service, does not have a feature.
+// Some features have codes of their own for that.
 func unsupported(err error, codes ...string) bool {
 	return !isMissing(err) && (isStatus(err, http.StatusNotImplemented, http.StatusMethodNotAllowed) || isCode(err, codes...))
 }
@@ -185,7 +185,8 @@ func (k *kept) addTags(ctx context.Context, o *original) error {
 	return nil
 }
 
-// ofVersion returns the permission to read what a version has, which S3 names so.
+// ofVersion returns the name of a permission for a version of an object, if id is not empty. S3
+// has separate permissions for versions.
 func ofVersion(permission, id string) string {
 	if id == "" {
 		return permission
@@ -215,8 +216,8 @@ func (k *kept) addLock(ctx context.Context, o *original) error {
 	return nil
 }
 
-// mayLock reports whether the bucket may have locks. Without the permission to ask that, each
-// object is asked.
+// mayLock reports whether the bucket may have locks. Without the permission to find out, it returns
+// true, so S3 is asked about each object.
 func (s *Storage) mayLock(ctx context.Context) (bool, error) {
 	if isDirectory(s.bucket) {
 		return false, nil
@@ -266,8 +267,8 @@ func (k *kept) askLock(ctx context.Context, o *original) error {
 	return nil
 }
 
-// confirmLock looks whether an object that was put with a lock has it, and otherwise locks it. Some
-// services forget the lock of an upload in parts.
+// confirmLock checks whether an object that was put with a lock has it, and otherwise locks it.
+// Some services forget the lock of an upload in parts.
 func (s *Storage) confirmLock(ctx context.Context, key string, put *s3.PutObjectInput) error {
 	if put.ObjectLockMode == "" && put.ObjectLockLegalHoldStatus != s3types.ObjectLockLegalHoldStatusOn {
 		return nil
@@ -297,8 +298,9 @@ func isGarbage(err error) bool {
 	return ok
 }
 
-// addACL asks for the access control list, in a bucket that has them. It can't be put together with
-// content. Only its owner's own grant is what each object has.
+// addACL asks for the access control list, in a bucket that has them. It is always a loss, since it
+// can't be put together with content, unless it only has the owner's grant, as every new object
+// has.
 func (k *kept) addACL(ctx context.Context, o *original) error {
 	s := o.storage
 	possible, err := s.features.acls.possible(func() (bool, error) { return s.mayGrant(ctx) })
@@ -328,8 +330,8 @@ func (k *kept) addACL(ctx context.Context, o *original) error {
 	return nil
 }
 
-// mayGrant reports whether objects may have access control lists. Without the permission to ask
-// that, each object is asked.
+// mayGrant reports whether objects may have access control lists. Without the permission to find
+// out, it returns true, so S3 is asked about each object.
 func (s *Storage) mayGrant(ctx context.Context) (bool, error) {
 	if isDirectory(s.bucket) {
 		return false, nil

@@ -25,7 +25,7 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// answerWith returns a lie that answers every request so.
+// answerWith returns a lie that gives every request the same answer.
 func answerWith(status int, body string, header ...string) func(*httptest.ResponseRecorder, http.ResponseWriter, *http.Request) {
 	return func(_ *httptest.ResponseRecorder, w http.ResponseWriter, _ *http.Request) {
 		for i := 0; i < len(header); i += 2 {

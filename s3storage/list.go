@@ -127,9 +127,9 @@ func (l *listing) again(kind, text string) bool {
 		l.seed, l.seen = maphash.MakeSeed(), make(map[uint64]bool)
 	}
 	sum := maphash.String(l.seed, kind+text)
-	before := l.seen[sum]
+	known := l.seen[sum]
 	l.seen[sum] = true
-	return before
+	return known
 }
 
 // object checks an object of a page, and decodes its key.

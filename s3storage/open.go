@@ -77,13 +77,13 @@ func (s *Storage) fetch(ctx context.Context, key string, first *s3.GetObjectOutp
 	if err != nil {
 		return nil, err
 	}
-	now, got, err := rangeOf(out, offset, length)
+	gotSize, gotLength, err := rangeOf(out, offset, length)
 	switch {
 	case err != nil:
-	case now != size || aws.ToString(out.ETag) != aws.ToString(first.ETag) || !aws.ToTime(out.LastModified).Equal(aws.ToTime(first.LastModified)):
+	case gotSize != size || aws.ToString(out.ETag) != aws.ToString(first.ETag) || !aws.ToTime(out.LastModified).Equal(aws.ToTime(first.LastModified)):
 		err = pikokms.ErrChanged // a service that ignores conditions gives another object's range
-	case got != length:
-		err = fmt.Errorf("%w: it gives %d bytes of a range of %d", ErrAnswer, got, length)
+	case gotLength != length:
+		err = fmt.Errorf("%w: it gives %d bytes of a range of %d", ErrAnswer, gotLength, length)
 	}
 	if err != nil {
 		return nil, errors.Join(err, out.Body.Close())
@@ -115,19 +115,19 @@ func byteRange(offset, length int64) *string {
 // asked for from offset, with this length at most. Content-Range is as in "bytes 0-4095/10000" (RFC
 // 9110, section 14.4).
 func rangeOf(out *s3.GetObjectOutput, offset, most int64) (size, length int64, err error) {
-	said := aws.ToString(out.ContentRange)
-	if said == "" {
+	stated := aws.ToString(out.ContentRange)
+	if stated == "" {
 		return 0, 0, fmt.Errorf("%w: it ignored the range, and states no Content-Range", ErrAnswer)
 	}
 	var first, last int64
-	n, err := fmt.Sscanf(said+"\n", "bytes %d-%d/%d\n", &first, &last, &size)
+	n, err := fmt.Sscanf(stated+"\n", "bytes %d-%d/%d\n", &first, &last, &size)
 	switch {
 	case n < 3 || err != nil || first < 0 || last < first || size <= last:
-		return 0, 0, fmt.Errorf("%w: it has Content-Range %.100q, which does not tell the object's size", ErrAnswer, said)
+		return 0, 0, fmt.Errorf("%w: it has Content-Range %.100q, which does not tell the object's size", ErrAnswer, stated)
 	case first != offset || last != min(offset+most, size)-1:
-		return 0, 0, fmt.Errorf("%w: asked for %d bytes from %d, it gives %.100q", ErrAnswer, most, offset, said)
+		return 0, 0, fmt.Errorf("%w: asked for %d bytes from %d, it gives %.100q", ErrAnswer, most, offset, stated)
 	case out.ContentLength != nil && *out.ContentLength != last-first+1:
-		return 0, 0, fmt.Errorf("%w: it has %d bytes for Content-Range %.100q", ErrAnswer, *out.ContentLength, said)
+		return 0, 0, fmt.Errorf("%w: it has %d bytes for Content-Range %.100q", ErrAnswer, *out.ContentLength, stated)
 	case out.ETag == nil && out.LastModified == nil:
 		return 0, 0, fmt.Errorf("%w: it states neither an ETag nor a time", ErrAnswer)
 	}

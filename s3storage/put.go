@@ -65,7 +65,7 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 		}
 		return nil
 	}
-	if refuseClients(like, content) {
+	if replacesS3EC(like, content) {
 		return s.named(doing, key, errS3EncryptionClient)
 	}
 	o := like.originalIn(nil)
@@ -83,7 +83,7 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 		ContentLanguage: k.in.ContentLanguage, ContentType: k.in.ContentType, Metadata: k.in.Metadata, Tagging: k.in.Tagging,
 		WebsiteRedirectLocation: k.in.WebsiteRedirectLocation, ChecksumAlgorithm: k.in.ChecksumAlgorithm,
 	}
-	if o.storage == nil || isDirectory(s.bucket) == isDirectory(o.storage.bucket) { // the one's classes are not the other's
+	if o.storage == nil || isDirectory(s.bucket) == isDirectory(o.storage.bucket) { // directory buckets have other classes
 		in.StorageClass = k.in.StorageClass
 	}
 	if _, ok := content.(*s3ec.Moved); ok {
@@ -95,9 +95,9 @@ func (s *Storage) putLike(ctx context.Context, doing, key string, like *Version,
 	return nil
 }
 
-// refuseClients reports whether a version is one of the S3 Encryption Client, and content is not
-// what was made of it.
-func refuseClients(v *Version, content io.Reader) bool {
+// replacesS3EC reports whether the S3 Encryption Client wrote a version, and content is not the
+// object into which it was moved.
+func replacesS3EC(v *Version, content io.Reader) bool {
 	_, moved := content.(*s3ec.Moved)
 	return !moved && (v.S3EncryptionClient() || v.GetObjectOutput != nil && isClientMetadata(v.Metadata))
 }
@@ -138,7 +138,7 @@ func (s *Storage) PutIf(ctx context.Context, key, version string, content io.Rea
 }
 
 func (s *Storage) replace(ctx context.Context, v *Version, content io.Reader) error {
-	if refuseClients(v, content) {
+	if replacesS3EC(v, content) {
 		return errS3EncryptionClient
 	}
 	o := v.originalIn(s)
@@ -188,7 +188,7 @@ func (c condition) broken(cause error) error {
 	return fmt.Errorf("%w: %w", what, cause)
 }
 
-// check looks whether the condition holds.
+// check returns an error if the condition does not hold now.
 func (s *Storage) check(ctx context.Context, key string, c condition) error {
 	now, err := s.Stat(ctx, key)
 	switch missing := errors.Is(err, fs.ErrNotExist); {
@@ -245,8 +245,8 @@ func (s *Storage) store(ctx context.Context, key string, in *s3.PutObjectInput, 
 	return err
 }
 
-// isLost reports whether no whole answer came to a request, or one of a server that failed, so that
-// what was asked for may be done all the same. An answer of 200 is in err if it was cut.
+// isLost reports whether a request got no whole answer, or that of a failing server, so that the
+// server may still have carried it out. If an answer was cut, the status in err may be 200.
 func isLost(err error) bool {
 	if _, unanswered := errors.AsType[*smithyhttp.RequestSendError](err); unanswered {
 		return true

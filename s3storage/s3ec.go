@@ -30,7 +30,7 @@ func WithInstructionSuffix(suffix string) Option {
 	return func(s *Storage) { s.instruction = suffix }
 }
 
-// client is what is known of an object that the S3 Encryption Client may have written.
+// client is what is known about an object that the S3 Encryption Client may have written.
 type client struct {
 	storage       *Storage
 	key           string
@@ -84,8 +84,8 @@ func (c *client) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, err
 	return h, err
 }
 
-// lookForInstruction reads a version that may be an instruction file, and can then be read from its
-// beginning all the same.
+// lookForInstruction reads a version that may be an instruction file. The version can still be read
+// from its beginning afterwards.
 func (v *Version) lookForInstruction(ctx context.Context) error {
 	if !v.storage.mayBeInstruction(v.Key, v.size) {
 		return nil

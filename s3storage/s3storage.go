@@ -34,6 +34,9 @@ import (
 // Storage is a bucket as a pikokms.RangeStorage and a pikokms.ConditionalStorage: its objects can
 // be read in ranges, and replaced on the condition that they are unchanged. It is safe for
 // concurrent use.
+//
+// Errors hold fs.ErrNotExist if there is no such object. Those of S3 hold the SDK's, such as a
+// smithy.APIError.
 type Storage struct {
 	client      *s3.Client
 	bucket      string

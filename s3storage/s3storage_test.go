@@ -245,7 +245,7 @@ func TestReplaceIfUnchanged(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 }
 
-// sized is content that tells its size, as an encrypted message of known size does.
+// sized is content that states its size, as an encrypted message of known size does.
 type sized struct{ *bytes.Reader }
 
 func (s sized) ContentLength() (int64, bool) { return int64(s.Len()), true }

@@ -34,8 +34,8 @@ const (
 
 	// growth makes parts grow: each part is at least 1/growth of what was uploaded before it. So
 	// 9,400 parts hold 5 TiB.
-	growth = 1300
-	step   = 1 << 20 // part sizes are multiples of it, so that buffers have only a few sizes
+	growth   = 1300
+	sizeStep = 1 << 20 // part sizes are multiples of it, so that buffers have only a few sizes
 
 	// abortTimeout is how long deleting the parts of a failed upload may take, even after its
 	// context has ended.
@@ -49,7 +49,7 @@ func growingPart(first, sent int64) int64 {
 }
 
 // ceil returns the smallest multiple of step that is n/d or more.
-func ceil(n, d int64) int64 { return (n/d + step) / step * step }
+func ceil(n, d int64) int64 { return (n/d + sizeStep) / sizeStep * sizeStep }
 
 // upload is an object that is put.
 type upload struct {
@@ -160,8 +160,8 @@ func (s *Storage) mayIgnore(c condition) bool {
 	return s.soleWriter || s.client.Options().BaseEndpoint != nil && !(c.absent && s.features.newObjects.honoured.Load())
 }
 
-// proof is whether a service was seen to refuse a write because of its condition. It is asked once,
-// by putting an object again that was new a moment ago, with the same content.
+// proof records whether a service was seen to refuse a write because of its condition. That is
+// tried once: an object that was just put as new is put as new again, with the same content.
 type proof struct{ asked, honoured atomic.Bool }
 
 func (p *proof) begin() bool { return !p.asked.Swap(true) }
@@ -186,7 +186,7 @@ func (u *upload) putParts(ctx context.Context, start []byte, size func(sent int6
 	return err
 }
 
-// create returns how the upload in parts begins.
+// create returns the request that begins an upload in parts.
 func (u *upload) create() *s3.CreateMultipartUploadInput {
 	in := u.in
 	return &s3.CreateMultipartUploadInput{
@@ -290,9 +290,9 @@ func (u *upload) complete(ctx context.Context) error {
 	return err
 }
 
-// abort deletes the uploaded parts. It returns no error, since the caller returns the one before.
-// A part that was under way may still arrive, so S3 wants to be asked until it knows of no upload
-// (Amazon S3 API Reference, "AbortMultipartUpload").
+// abort deletes the uploaded parts. It returns no error, since the caller returns an earlier one. A
+// part that was under way may still arrive, so the request is to be repeated until S3 knows of no
+// such upload (Amazon S3 API Reference, "AbortMultipartUpload").
 func (u *upload) abort(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 	defer cancel()

@@ -46,7 +46,7 @@ func (v *Version) originalIn(s *Storage) *original {
 type found struct {
 	ID          string
 	ModTime     time.Time
-	Kept        s3.PutObjectInput // what a replacement has in common with it, but for the tags, and the ETag as a condition
+	Kept        s3.PutObjectInput // what a replacement keeps, except tags, and the ETag as the condition
 	Expires     string            // the header, which need not be a date
 	MissingMeta int32             // how many metadata can't be in HTTP headers
 	Checksum    s3types.ChecksumAlgorithm
@@ -70,9 +70,9 @@ func (s *Storage) openVersion(ctx context.Context, key, id string) (*Version, er
 	if id != "" {
 		in.VersionId = &id
 	}
-	// S3 states the checksum, which a replacement has of the same algorithm, only if it is asked.
-	// The SDK verifies what ChecksumMode asks for, so a client that does not want that sets the
-	// header.
+	// S3 states the checksum, whose algorithm a replacement keeps, only if it is asked. If
+	// ChecksumMode asks, the SDK verifies the checksum. For a client that does not want that, the
+	// header asks.
 	ask := func(*s3.Options) {}
 	if s.client.Options().ResponseChecksumValidation == aws.ResponseChecksumValidationWhenRequired {
 		ask = s3.WithAPIOptions(smithyhttp.SetHeaderValue("X-Amz-Checksum-Mode", string(s3types.ChecksumModeEnabled)))
@@ -86,9 +86,9 @@ func (s *Storage) openVersion(ctx context.Context, key, id string) (*Version, er
 	if err := checkWhole(out, id); err != nil {
 		return nil, s.failed("get", key, errors.Join(err, out.Body.Close()))
 	}
-	about := &client{storage: s, key: key, size: *out.ContentLength, metadata: out.Metadata}
-	out.Body = &content{out.Body, out.Body, about}
-	return &Version{out, key, about, &original{storage: s, key: key, id: aws.ToString(out.VersionId), found: foundIn(out)}}, nil
+	described := &client{storage: s, key: key, size: *out.ContentLength, metadata: out.Metadata}
+	out.Body = &content{out.Body, out.Body, described}
+	return &Version{out, key, described, &original{storage: s, key: key, id: aws.ToString(out.VersionId), found: foundIn(out)}}, nil
 }
 
 // checkWhole checks that an answer is the whole of the version that was asked for. The page of a

@@ -61,7 +61,7 @@ func (s *guarded) EncryptBatch(ctx context.Context, plaintexts []string, encrypt
 	if err := first.Close(); err != nil {
 		return nil, err
 	}
-	return each(plaintexts, 1, func(plaintext string) (string, error) {
+	return forEach(plaintexts, 1, func(plaintext string) (string, error) {
 		ciphertext, err := text.Encrypt(ctx, keyring, plaintext, encryptionContext)
 		if err != nil {
 			return "", err
@@ -75,14 +75,14 @@ func (s *guarded) batchKeyring() (keyring provider.Keyring, done func()) {
 	if s.cache != nil {
 		return s.cache, func() {}
 	}
-	c := newCache(broken{s}, CacheLimits{MaxMessages: math.MaxInt64, MaxBytes: math.MaxInt64})
+	c := newCache(uncached{s}, CacheLimits{MaxMessages: math.MaxInt64, MaxBytes: math.MaxInt64})
 	return c, c.close
 }
 
 func (s *guarded) DecryptBatch(ctx context.Context, texts []string, encryptionContext map[string]string, concurrency int) ([]string, error) {
 	keyring, done := s.batchKeyring()
 	defer done()
-	return each(texts, concurrency, func(item string) (string, error) {
+	return forEach(texts, concurrency, func(item string) (string, error) {
 		e, err := envelope.Parse(item)
 		if err != nil {
 			return "", err
@@ -101,8 +101,8 @@ func (s *guarded) DecryptBatch(ctx context.Context, texts []string, encryptionCo
 	})
 }
 
-// each calls operation for every item, at most concurrency at once.
-func each(items []string, concurrency int, operation func(string) (string, error)) ([]string, error) {
+// forEach calls operation for every item, for at most concurrency items at once.
+func forEach(items []string, concurrency int, operation func(string) (string, error)) ([]string, error) {
 	results, failures := make([]string, len(items)), make([]error, len(items))
 	next := make(chan int)
 	var workers sync.WaitGroup

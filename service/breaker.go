@@ -59,15 +59,15 @@ func newBreaker(onStateChange func(from, to State)) *gobreaker.CircuitBreaker[an
 	return gobreaker.NewCircuitBreaker[any](settings)
 }
 
-// A call that succeeds, or that the key service answers with an error, shows that it is up. These
-// two are the other verdicts.
+// A call that succeeds, or that the key service answers with an error, shows that the service is
+// up. These are the verdicts on other calls.
 var (
-	errOutage  = errors.New("the key service is down")
-	errNothing = errors.New("the call says nothing of the key service")
+	errOutage    = errors.New("the key service is down")
+	errNoVerdict = errors.New("the call says nothing of the key service")
 )
 
 // judge returns what a call's error means for the key service: nil if the service is up, errOutage
-// or errNothing. There are three signs of an outage:
+// or errNoVerdict. There are three signs of an outage:
 //
 //   - The provider says so with ErrProviderUnavailable, as for refused and dropped connections,
 //     errors of the service, and throttling that outlasts the retries.
@@ -83,7 +83,7 @@ func judge(ctx context.Context, err error, waited time.Duration) error {
 		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) && waited >= fairWait {
 			return errOutage
 		}
-		return errNothing
+		return errNoVerdict
 	}
 	if errors.Is(err, provider.ErrProviderUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 		return errOutage
@@ -91,7 +91,7 @@ func judge(ctx context.Context, err error, waited time.Duration) error {
 	if isAnswer(err) {
 		return nil
 	}
-	return errNothing
+	return errNoVerdict
 }
 
 // isAnswer reports whether an error is the key service's answer, which shows that it is up. Other
@@ -108,8 +108,8 @@ func isAnswer(err error) bool {
 	return false
 }
 
-// guard calls the provider through the breaker, unless there is none, or it stands inside the
-// provider.
+// guard makes a call of the provider through the breaker, unless there is no breaker, or it is
+// inside the provider.
 func guard[T any](ctx context.Context, s *guarded, operation string, call func(context.Context) (T, error)) (T, error) {
 	switch {
 	case s.inside:
@@ -123,7 +123,7 @@ func guard[T any](ctx context.Context, s *guarded, operation string, call func(c
 // observe makes a call, and reports it.
 func observe[T any](ctx context.Context, i *instruments, operation string, call func(context.Context) (T, error)) (result T, err error) {
 	traced, done := i.call(ctx, operation)
-	verdict := errNothing // stays if the call panics
+	verdict := errNoVerdict // stays if the call panics
 	defer func() { done(err, verdict) }()
 	begin := time.Now()
 	result, err = call(traced)
@@ -140,7 +140,7 @@ func pass[T any](ctx context.Context, s *guarded, operation string, call func(co
 		return result, fail(err)
 	}
 	traced, done := s.instruments.call(ctx, operation)
-	verdict := errNothing // stays if the call panics
+	verdict := errNoVerdict // stays if the call panics
 	defer func() { done(err, verdict) }()
 	begin := time.Now()
 	_, refused := s.breaker.Execute(func() (any, error) {
@@ -167,29 +167,29 @@ func (s *guarded) limitTrial(ctx context.Context) (context.Context, context.Canc
 	return context.WithTimeout(ctx, openFor)
 }
 
-// broken is a Service's provider behind the breaker, without the cache.
-type broken struct{ s *guarded }
+// uncached is a Service's provider, called through the breaker and without the cache.
+type uncached struct{ s *guarded }
 
-func (b broken) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
+func (b uncached) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	return guard(ctx, b.s, "GenerateDataKey", func(ctx context.Context) (*provider.DataKey, error) {
 		return b.s.inner.GenerateDataKey(ctx, encryptionContext)
 	})
 }
 
-func (b broken) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
+func (b uncached) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	return guard(ctx, b.s, "WrapDataKey", func(ctx context.Context) (header.EncryptedDataKey, error) {
 		return b.s.inner.WrapDataKey(ctx, key, encryptionContext)
 	})
 }
 
-func (b broken) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (b uncached) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	return guard(ctx, b.s, "UnwrapDataKey", func(ctx context.Context) (*provider.DataKey, error) {
 		return b.s.inner.UnwrapDataKey(ctx, request)
 	})
 }
 
 // CacheScope implements provider.ScopedKeyring.
-func (b broken) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
+func (b uncached) CacheScope(ctx context.Context, encryptionContext map[string]string) (string, error) {
 	return b.s.CacheScope(ctx, encryptionContext)
 }
 
@@ -200,7 +200,7 @@ func (s *guarded) CacheScope(ctx context.Context, encryptionContext map[string]s
 
 // WrapDataKey implements provider.Keyring.
 func (s *guarded) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	return broken{s}.WrapDataKey(ctx, key, encryptionContext)
+	return uncached{s}.WrapDataKey(ctx, key, encryptionContext)
 }
 
 // IsCurrent implements provider.VersionedKeyring, if the provider does. Otherwise it returns false.
@@ -236,4 +236,4 @@ func (s *guarded) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey)
 	})
 }
 
-var _ provider.ScopedKeyring = broken{}
+var _ provider.ScopedKeyring = uncached{}

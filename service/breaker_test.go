@@ -347,7 +347,7 @@ func TestProviderThatIsDownAtStart(t *testing.T) {
 	})
 }
 
-// guarded is a provider with keys of its own, which calls its key service only when it is told to.
+// guarded is a provider that caches keys, and calls its key service only when the test says so.
 type guarded struct {
 	provider.EncryptionProvider
 	call  *func(context.Context) error // nil if no call is needed

@@ -16,7 +16,7 @@ import (
 // CacheLimits bound how long and how often a cached data key is used (specification:
 // framework/caching-cmm.md). A zero field means its default. A message that has begun before
 // MaxBytes is reached is finished. When there are MaxKeys data keys for encrypting, or as many for
-// decrypting, a new one replaces the one of its kind that was last used longest ago.
+// decrypting, a new one replaces the least recently used one of its kind.
 //
 // A data key serves all requests with the same encryption context, and of a
 // [provider.ScopedKeyring] those in the same scope. Two kinds of messages get nothing from the
@@ -45,14 +45,14 @@ const (
 // cache is a keyring that reuses the data keys of another one, for encrypting and decrypting.
 type cache struct {
 	provider.Keyring
-	limits CacheLimits
-	note   func(ctx context.Context, result string) // is called with "hit" or "miss" for each request; may be nil
+	limits    CacheLimits
+	onRequest func(ctx context.Context, result string) // is called with "hit" or "miss" for each request; may be nil
 
 	mu    sync.Mutex
 	calls map[string]*call // under way, by identity
 
-	// Encrypting and decrypting evict none of one another's data keys: whoever does both needs as
-	// many of each.
+	// There are two caches, so that encrypting does not evict data keys for decrypting, nor the
+	// other way round.
 	encrypting, decrypting *keycache.Cache[string, *entry] // by identity
 }
 
@@ -199,7 +199,7 @@ func (c *cache) get(ctx context.Context, kept *keycache.Cache[string, *entry], i
 				c.spend(e, 1, 0)
 			}
 			c.mu.Unlock()
-			c.tell(ctx, "hit")
+			c.report(ctx, "hit")
 			return e, key, err
 		}
 		pending := c.calls[string(identity)]
@@ -212,8 +212,8 @@ func (c *cache) get(ctx context.Context, kept *keycache.Cache[string, *entry], i
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}
-		// If the caller that made the call gave up, the others got no answer, and the next one
-		// calls.
+		// If the caller that made the call gave up, there is no result, and one of the others makes
+		// the call again.
 		if pending.err != nil && !pending.gaveUp {
 			return nil, nil, pending.err
 		}
@@ -228,7 +228,7 @@ func (c *cache) get(ctx context.Context, kept *keycache.Cache[string, *entry], i
 		close(pending.done)
 	}()
 
-	c.tell(ctx, "miss")
+	c.report(ctx, "miss")
 	e, err := ask()
 	var key *provider.SecureBytes
 	if err == nil {
@@ -245,9 +245,9 @@ func (c *cache) get(ctx context.Context, kept *keycache.Cache[string, *entry], i
 	return e, key, nil
 }
 
-func (c *cache) tell(ctx context.Context, result string) {
-	if c.note != nil {
-		c.note(ctx, result)
+func (c *cache) report(ctx context.Context, result string) {
+	if c.onRequest != nil {
+		c.onRequest(ctx, result)
 	}
 }
 
@@ -271,7 +271,7 @@ func (c *cache) spend(e *entry, messages, bytes int64) {
 
 // evict removes an entry from the cache, unless another has taken its place.
 func (e *entry) evict() {
-	if now, ok := e.kept.Get(e.id); ok && now == e {
+	if current, ok := e.kept.Get(e.id); ok && current == e {
 		e.kept.Drop(e.id)
 	}
 }

@@ -214,7 +214,7 @@ func TestWaitingForAnothersCall(t *testing.T) {
 	})
 }
 
-// An outage is told to all who wait for the call, not found out by each of them.
+// An outage is reported to all callers that wait for the call. None of them calls again.
 func TestWaitersShareAnOutage(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRemote(t, 1)

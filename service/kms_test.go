@@ -31,7 +31,7 @@ func client(server *kmstest.Server, login aws.CredentialsProvider) *kms.Client {
 
 var login = credentials.NewStaticCredentialsProvider("test", "test", "")
 
-// revocable are credentials that fail when told to.
+// revocable are credentials that fail once they are revoked.
 type revocable struct{ failed bool }
 
 func (r *revocable) Retrieve(ctx context.Context) (aws.Credentials, error) {

@@ -41,8 +41,9 @@ type Config struct {
 // the answer is false or empty, or the error holds provider.ErrInvalidProvider,
 // provider.ErrUntrustedKey for UnwrapS3EC, or provider.ErrInvalidCiphertext for DecryptDirectly.
 // HealthCheck is then provider.Check. A Service is no provider.KeySelector: make one for another
-// key by With and the other provider's Under. Close zeroes the cached data keys, and closes nothing
-// else.
+// key by With and the other provider's Under. KeyID is empty if the other provider is no
+// provider.Provider. Close zeroes the cached data keys, and closes nothing else: the Service goes
+// on working without a cache.
 type Service interface {
 	provider.Provider
 	provider.HealthChecker
@@ -83,7 +84,7 @@ type guarded struct {
 	cache       *cache                         // nil if there is none
 	instruments *instruments
 
-	inside bool // the breaker stands inside the provider, a provider.Guarded
+	inside bool // whether the breaker is inside the provider, a provider.Guarded
 }
 
 // New returns a Service on a provider. Close the provider after the Service, which zeroes the
@@ -96,8 +97,8 @@ func New(p provider.EncryptionProvider, c Config) Service {
 	s.instruments = newInstruments(c.Telemetry, p.Type(), state)
 	s.protect(p)
 	if c.Cache != nil {
-		s.cache = newCache(broken{s}, *c.Cache)
-		s.cache.note = s.instruments.countCached
+		s.cache = newCache(uncached{s}, *c.Cache)
+		s.cache.onRequest = s.instruments.countCached
 	}
 	return s
 }
@@ -136,7 +137,7 @@ func (s *guarded) keyring() provider.Keyring {
 	if s.cache != nil {
 		return s.cache
 	}
-	return broken{s}
+	return uncached{s}
 }
 
 // Type returns the provider's.
@@ -184,7 +185,7 @@ func (s *guarded) call(ctx context.Context, operation string, call func(context.
 	return err
 }
 
-// EncryptsDirectly is true if the provider is a provider.DirectEncrypter of which it is true.
+// EncryptsDirectly returns the provider's result, or false if it is no provider.DirectEncrypter.
 func (s *guarded) EncryptsDirectly() bool {
 	d, ok := s.inner.(provider.DirectEncrypter)
 	return ok && d.EncryptsDirectly()

@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// remote is a local key that can be reached over a line that fails when told to.
+// remote is a local key behind a connection that the test can make fail.
 type remote struct {
 	provider.Provider
 	calls atomic.Int64

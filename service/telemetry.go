@@ -15,7 +15,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-const scope = "piko.sh/pikokms/service"
+const instrumentationScope = "piko.sh/pikokms/service"
 
 // Telemetry is where spans, metrics and events go. A nil field means nowhere. They never contain
 // key material, plaintext, an encryption context or the text of an error, which may quote one.
@@ -40,7 +40,7 @@ type Telemetry struct {
 	Logger         *slog.Logger
 }
 
-// instruments are the instruments of a Telemetry's providers. One that is nil is not used.
+// instruments are made by a Telemetry's providers. Those that are nil are not used.
 type instruments struct {
 	tracer    trace.Tracer
 	duration  metric.Float64Histogram
@@ -61,12 +61,12 @@ var durations = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 func newInstruments(t Telemetry, kind provider.Type, state func() State) *instruments {
 	i := &instruments{provider: attribute.String("provider", string(kind))}
 	if t.TracerProvider != nil {
-		i.tracer = t.TracerProvider.Tracer(scope)
+		i.tracer = t.TracerProvider.Tracer(instrumentationScope)
 	}
 	if t.MeterProvider == nil {
 		return i
 	}
-	meter := t.MeterProvider.Meter(scope)
+	meter := t.MeterProvider.Meter(instrumentationScope)
 	var failures [5]error
 	i.duration, failures[0] = meter.Float64Histogram("pikokms.key_service.duration", metric.WithUnit("s"),
 		metric.WithDescription("Calls of the key service, refused ones too"), metric.WithExplicitBucketBoundaries(durations...))
@@ -106,17 +106,17 @@ func (i *instruments) call(ctx context.Context, operation string) (context.Conte
 	}
 	begin := time.Now()
 	return ctx, func(err, verdict error) {
-		how := outcome(err, verdict)
+		result := outcome(err, verdict)
 		if i.duration != nil {
 			i.duration.Record(ctx, time.Since(begin).Seconds(),
-				metric.WithAttributes(i.provider, attribute.String("operation", operation), attribute.String("outcome", how)))
+				metric.WithAttributes(i.provider, attribute.String("operation", operation), attribute.String("outcome", result)))
 		}
 		if span == nil {
 			return
 		}
-		if how != "ok" {
+		if result != "ok" {
 			span.SetAttributes(attribute.String("error.type", kind(err)))
-			span.SetStatus(codes.Error, how)
+			span.SetStatus(codes.Error, result)
 		}
 		span.End()
 	}

@@ -2,10 +2,10 @@ package transfer
 
 import "math"
 
-// maxParts is how many parts of an object are used: S3 takes 10,000 (Amazon S3 User Guide, "Amazon
-// S3 multipart upload limits"), of which some are left for what encryption adds. usualPart is the
-// size of a part in bytes that gocloud.dev has: that of the AWS SDK's transfer manager, which makes
-// parts of what has 16 MiB or more.
+// maxParts is the number of parts that the plaintext of an object may take. S3 allows 10,000
+// (Amazon S3 User Guide, "Amazon S3 multipart upload limits"), some of which are left for what
+// encryption adds. usualPart is gocloud.dev's part size in bytes, which is the default of the AWS
+// SDK's transfer manager.
 const (
 	maxParts  = 9_900
 	usualPart = 8 << 20

@@ -42,7 +42,7 @@ const ProbeSize = 4 << 10
 
 const (
 	firstFetch = 128 << 10 // bytes; two frames, and some more
-	lastFetch  = 16 << 20  // bytes; longer fetches save no more time
+	maxFetch   = 16 << 20  // bytes; longer fetches save no more time
 
 	// maxBroken is how many fetches in a row may break off before a read fails. A fetch that
 	// returned some bytes restarts the count.
@@ -54,7 +54,7 @@ const (
 // offset, or more; both lie within size. If the object may be replaced meanwhile, fetch must return
 // the old bytes or fail.
 func NewRangeObject(size int64, modTime time.Time, start []byte, fetch func(offset, length int64) (io.ReadCloser, error)) *RangeObject {
-	size = max(size, 0) // a server that states less states nothing
+	size = max(size, 0) // a negative size means that the server stated none
 	r := &ranges{size: size, start: start[:min(int64(len(start)), size)], fetch: fetch}
 	return &RangeObject{io.NewSectionReader(r, 0, size), modTime, r}
 }
@@ -157,7 +157,7 @@ func (r *ranges) open(off, need int64) (*ranged, error) {
 	length := need
 	switch {
 	case r.run > 0 && off == r.next: // the run goes on
-		length = min(2*r.run, lastFetch)
+		length = min(2*r.run, maxFetch)
 	case r.expected > 0:
 		length, r.expected = r.expected, 0
 	}

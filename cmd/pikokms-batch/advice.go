@@ -19,7 +19,7 @@ type advice struct {
 func (a *advice) Error() string { return a.err.Error() + "; run " + a.commandLine }
 func (a *advice) Unwrap() error { return a.err }
 
-// adviseFor adds to the error of an object that is too large the command line that does the job.
+// adviseFor adds, to the error of an object that is too large, the command line that does the job.
 func (o *object) adviseFor(job string, err error) error {
 	large, ok := err.(*tooLargeError)
 	if !ok {
@@ -32,8 +32,8 @@ func (o *object) adviseFor(job string, err error) error {
 	return fmt.Errorf("%w; no command line can name this object", err)
 }
 
-// adviseLate adds to the error of an object whose time ran out how far it came, and the command
-// line that does the job. What was slow may be S3 for a moment, so S3 tries the task again.
+// adviseLate adds, to the error of an object whose time ran out, how much was read and the command
+// line that does the job. S3 may have been slow for a moment, so it tries the task again.
 func (o *object) adviseLate(job string, took time.Duration, err error) error {
 	line, ok := o.commandLine(job)
 	if !ok || o.source.read < minMeasured {
@@ -44,28 +44,25 @@ func (o *object) adviseLate(job string, took time.Duration, err error) error {
 }
 
 // commandLine returns the command line of pikokms that does a job on the object, for a POSIX shell,
-// on one line. It is not ok if there is none.
+// on one line. ok is false if no command line does.
 func (o *object) commandLine(job string) (line string, ok bool) {
 	f := o.function
 	words := []string{"pikokms", job}
+	add := func(flag string, keys ...*key) {
+		for _, k := range keys {
+			words = append(words, flag, k.url)
+		}
+	}
 	switch job {
 	case encrypt:
-		words = append(words, "-k", f.key.url)
-		for _, k := range f.recovery {
-			words = append(words, "-k", k.url)
-		}
+		add("-k", f.key)
+		add("-k", f.recovery...)
 	case rewrap:
-		for _, k := range f.readable() {
-			words = append(words, "-k", k.url)
-		}
-		words = append(words, "--to", f.key.url)
-		for _, k := range f.recovery {
-			words = append(words, "--to", k.url)
-		}
+		add("-k", f.readable()...)
+		add("--to", f.key)
+		add("--to", f.recovery...)
 	case verify:
-		for _, k := range f.readable() {
-			words = append(words, "-k", k.url)
-		}
+		add("-k", f.readable()...)
 	}
 	if f.bound != "" {
 		words = append(words, "-c", pikokms.PairBucket+"="+f.bound, "-c", pikokms.PairObject+"="+o.Key)
@@ -90,8 +87,8 @@ func (o *object) commandLine(job string) (line string, ok bool) {
 	return line, ok
 }
 
-// place returns the URL of the object. The command takes one that ends in a slash for all objects
-// below it.
+// place returns the URL of the object. ok is false for a key that ends in a slash, which the
+// command takes for all objects below it.
 func (o *object) place() (place string, ok bool) {
 	query := make(url.Values)
 	if region := o.function.client.Options().Region; region != "" {
@@ -104,9 +101,9 @@ func (o *object) place() (place string, ok bool) {
 	return "s3://" + o.bucket.name + u.EscapedPath() + "?" + u.RawQuery, !strings.HasSuffix(o.Key, "/")
 }
 
-// quote quotes a word for a POSIX shell, on one line. It can't quote what is not UTF-8, since the
-// reports are, nor what can't be a program's argument. A shell strips trailing line ends from the
-// output of printf.
+// quote quotes a word for a POSIX shell, on one line. ok is false for text that is not UTF-8, since
+// reports are, for a zero byte, which no argument can have, and for a line end at the end of a
+// word, since a shell strips those from the output of printf.
 func quote(word string) (quoted string, ok bool) {
 	isControl := func(r rune) bool { return r < ' ' || r == '\x7f' }
 	switch {

@@ -16,8 +16,8 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// TestCommandLines runs the command lines of a thousand odd keys in a shell, with printf in the
-// place of pikokms: all words must arrive as they are. A reason has the whole line or none of it.
+// TestCommandLines runs the command lines for a thousand odd keys in a shell, with printf in the
+// place of pikokms. All words must arrive as they are. A reason has the whole line or none of it.
 func TestCommandLines(t *testing.T) {
 	keyURL := "awskms:///arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab?endpoint=http%3A%2F%2F127.0.0.1%3A1"
 	type expected struct {
@@ -98,7 +98,7 @@ func TestCommandLines(t *testing.T) {
 	require.Len(t, left, 1, "nothing else was run")
 }
 
-// What no command line can name has a reason without one.
+// The reason for an object that no command line can name has none.
 func TestNoCommandLine(t *testing.T) {
 	f := &function{key: &key{url: "awskms:///arn"}, client: s3.New(s3.Options{})}
 	o := &object{function: f, bucket: &bucket{name: "photos"}, Version: &s3storage.Version{Key: "folder/"}}

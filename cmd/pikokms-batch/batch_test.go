@@ -99,7 +99,7 @@ func (l *logged) String() string {
 	return l.text.String()
 }
 
-// start starts a sandbox, with what the settings say beside the environment of the tests.
+// start starts a sandbox, with the settings beside the environment of the tests.
 func start(t *testing.T, binary, endpoint string, settings map[string]string) (*runtimeapi.Sandbox, *logged) {
 	t.Helper()
 	variables := []string{"AWS_ENDPOINT_URL_S3=" + endpoint}

@@ -13,8 +13,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// TestBinding has objects that are bound to no name, to their own and to another one, under both
-// keys. Only rewrap binds, only what is authentic, and only where the setting lets it.
+// TestBinding works on objects that are bound to no name, to their own and to another one, under
+// both keys. Only rewrap binds objects, only authentic ones, and only if the setting allows it.
 func TestBinding(t *testing.T) {
 	b := newBucketOf(t, emulator.Moto(t), true)
 	kms := kmstest.NewServer(t)
@@ -81,7 +81,7 @@ func TestBinding(t *testing.T) {
 	}
 	ask("old bound", "bind", "Succeeded", "rewrapped")
 
-	// What is bound already is left alone, at the price of one call.
+	// An object that is bound already is left alone, which takes one call.
 	for _, job := range []string{"bind", "rewrap", "encrypt"} {
 		for _, name := range []string{"new bound", "old bound", "new unbound"} {
 			calls := kms.Calls("")

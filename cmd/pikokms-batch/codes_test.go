@@ -60,8 +60,8 @@ var s3Answers = []answer{
 	{400, "KMS.DisabledException", "", never}, {400, "KMS.NotFoundException", "", never}, {400, "KMS.KMSInvalidStateException", "", never},
 }
 
-// s3Readings are answers of which one to a PUT means something else: that the object was replaced
-// or deleted, which another attempt sees.
+// s3Readings are answers to reads. To a PUT they would mean that the object was replaced or
+// deleted, which another attempt sees.
 var s3Readings = []answer{{404, "NoSuchKey", "", never}, {404, "NoSuchVersion", "", never}, {416, "InvalidRange", "", never}}
 
 var s3Writings = []answer{{404, "NoSuchKey", "", later}, {404, "NoSuchUpload", "", later}, {412, "PreconditionFailed", "", later}}
@@ -104,8 +104,8 @@ var stsAnswers = []answer{
 	{403, "AccessDenied", "", never}, {403, "IDPRejectedClaim", "", never}, {400, "InvalidIdentityToken", "", never}, {403, "RegionDisabledException", "", never},
 }
 
-// oneObject is an S3 in which each key has the same content. It fails requests for keys that begin
-// with the method of the request, as the key's further parts tell.
+// oneObject is an S3 in which each key has the same content. It fails a request whose method begins
+// the key, in the way that the rest of the key names.
 func oneObject(t *testing.T) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -150,8 +150,8 @@ func failing(t *testing.T, answer func(w http.ResponseWriter, r *http.Request)) 
 	return server.URL
 }
 
-// TestCodes has S3, KMS, DynamoDB and STS answer with each of their error codes. A task is
-// temporary if another attempt, or another instance of the function, may pass, and permanent
+// TestCodes makes S3, KMS, DynamoDB and STS answer with each of their error codes. A task is
+// temporary if another attempt, or another instance of the function, may succeed, and permanent
 // otherwise.
 func TestCodes(t *testing.T) {
 	binary := bootstrap(t)

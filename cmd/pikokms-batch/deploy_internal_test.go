@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestDeployment compares the two ways to set the function up with one another, and with what the
-// function reads of its environment.
+// TestDeployment compares the two ways to set up the function with each other, and with the
+// variables that the function reads.
 func TestDeployment(t *testing.T) {
 	text := func(name string) string {
 		content, err := os.ReadFile(name)
@@ -46,7 +46,8 @@ func TestDeployment(t *testing.T) {
 	read := slices.Compact(all(text("settings.go"), `"`+variable+`"`))
 	require.Equal(t, documented, read)
 
-	// A job may write its reports and lists, and nothing else of the bucket that holds manifests.
+	// A job may write its reports and lists to the bucket that holds manifests, and do nothing else
+	// there.
 	for _, text := range []string{template, terraform} {
 		_, jobs, _ := strings.Cut(text, "MakeManifest")
 		_, reports, _ := strings.Cut(jobs, "Report")

@@ -21,14 +21,14 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// errLater is an error that another attempt may not meet.
-var errLater = errors.New("try again")
+// errTryAgain is an error that another attempt may not meet.
+var errTryAgain = errors.New("try again")
 
-// passing are the codes of errors that pass, beside those of throttling and of status 500 and
-// above: another instance of the function has other credentials and another clock, and what arrived
-// damaged is sent again (Amazon S3 API Reference, "Error responses"; AWS KMS API Reference, "Common
-// Error Types"; Amazon DynamoDB Developer Guide, "Error handling with DynamoDB").
-var passing = map[string]bool{
+// transientCodes has the codes of errors that pass, beside those of throttling and of status 500
+// and above. Another instance of the function has other credentials and another clock, and what
+// arrived damaged is sent again (Amazon S3 API Reference, "Error responses"; AWS KMS API Reference,
+// "Common Error Types"; Amazon DynamoDB Developer Guide, "Error handling with DynamoDB").
+var transientCodes = map[string]bool{
 	// The credentials of this instance have ended, or are not known everywhere yet.
 	"ExpiredToken": true, "ExpiredTokenException": true, "TokenRefreshRequired": true, "InvalidToken": true,
 	"InvalidAccessKeyId": true, "InvalidClientTokenId": true, "UnrecognizedClient": true, "UnrecognizedClientException": true,
@@ -46,11 +46,11 @@ func codeOf(ctx context.Context, err error) string {
 	switch {
 	case err == nil:
 		return succeeded
-	case ctx.Err() != nil, errors.Is(err, errLater), errors.Is(err, pikokms.ErrChanged):
+	case ctx.Err() != nil, errors.Is(err, errTryAgain), errors.Is(err, pikokms.ErrChanged):
 		return temporaryFailure
 	case isNotImplemented(err):
 		return permanentFailure
-	case errors.Is(err, provider.ErrProviderUnavailable), errors.Is(err, s3storage.ErrAnswer), isAWSTrouble(err), isS3Trouble(err):
+	case errors.Is(err, provider.ErrProviderUnavailable), errors.Is(err, s3storage.ErrAnswer), isTransientAWS(err), isTransientS3(err):
 		return temporaryFailure
 	}
 	return permanentFailure
@@ -63,19 +63,20 @@ func isNotImplemented(err error) bool {
 	return ok && (answer.HTTPStatusCode() == http.StatusNotImplemented || answer.HTTPStatusCode() == http.StatusHTTPVersionNotSupported)
 }
 
-// isAWSTrouble reports whether a service of AWS answered with the code of an error that may pass.
-func isAWSTrouble(err error) bool {
+// isTransientAWS reports whether a service of AWS answered with the code of an error that may pass.
+func isTransientAWS(err error) bool {
 	answer, ok := errors.AsType[smithy.APIError](err)
 	if !ok {
 		return false
 	}
 	code := answer.ErrorCode()
-	// KMS and DynamoDB have one code for signatures that are wrong and for those of another time.
+	// KMS and DynamoDB have the same code for a wrong signature and for one that is too old or too
+	// new.
 	if code == "InvalidSignatureException" || code == "SignatureDoesNotMatch" {
 		text := answer.ErrorMessage()
 		return strings.Contains(text, "Signature expired") || strings.Contains(text, "Signature not yet current")
 	}
-	return passing[code]
+	return transientCodes[code]
 }
 
 // sourceError is a failure while an object was read, such as a connection that broke.
@@ -86,9 +87,9 @@ func (e *sourceError) Unwrap() error { return e.err }
 
 var retryable = retry.IsErrorRetryables(retry.DefaultRetryables)
 
-// isS3Trouble reports whether an error is one of S3, or of the way to it, that may pass. The AWS
-// SDK has tried again already.
-func isS3Trouble(err error) bool {
+// isTransientS3 reports whether an error of S3, or of the connection to it, may pass. The AWS SDK
+// has already tried again.
+func isTransientS3(err error) bool {
 	if _, broken := errors.AsType[*sourceError](err); broken {
 		return true
 	}
@@ -105,18 +106,18 @@ func isS3Trouble(err error) bool {
 			return true
 		}
 	}
-	// S3 hands on the errors of AWS KMS, in objects that S3 itself encrypts.
+	// S3 passes on errors of AWS KMS for objects that S3 itself encrypts.
 	if answer, ok := errors.AsType[smithy.APIError](operation); ok {
 		code := strings.TrimPrefix(answer.ErrorCode(), "KMS.")
-		if strings.Contains(code, "Throttl") || passing[code] || passingOfKMS[code] {
+		if strings.Contains(code, "Throttl") || transientCodes[code] || transientKMSCodes[code] {
 			return true
 		}
 	}
 	return retryable.IsErrorRetryable(operation) == aws.TrueTernary
 }
 
-// passingOfKMS are the codes of KMS's own errors that pass, as S3 hands them on.
-var passingOfKMS = map[string]bool{
+// transientKMSCodes has the codes of KMS's own errors that pass, as S3 passes them on.
+var transientKMSCodes = map[string]bool{
 	"KMSInternalException": true, "InternalException": true, "DependencyTimeoutException": true, "KeyUnavailableException": true,
 }
 
@@ -138,7 +139,7 @@ const maxReason = 1024
 
 // reasonOf returns the error of a task as the text of its result: one line of at most maxReason
 // bytes, without the object's name, which the report has beside it. A command line is there whole
-// or not at all, since a part of one does something else.
+// or not at all, since a part of it would do something else.
 func reasonOf(err error, t task) string {
 	advised, ok := errors.AsType[*advice](err)
 	if !ok {
@@ -151,8 +152,8 @@ func reasonOf(err error, t task) string {
 	return shorten(text + "; the function's log has the command line that does it, which is too long for this report")
 }
 
-// unnamed leaves the name of the object out of a text, which a long name would fill. Errors quote
-// names that cannot be printed.
+// unnamed replaces the name of the object in a text, which a long name would fill. Errors quote
+// names that can't be printed.
 func (t task) unnamed(text string) string {
 	key, _, err := t.keys()
 	if err != nil {

@@ -30,7 +30,7 @@ import (
 	"piko.sh/pikokms/kmstest"
 )
 
-// kind is what goes wrong with an object's task. Its name is the first part of the object's key.
+// kind is a way in which an object's task fails. Its name is the first part of the object's key.
 type kind struct {
 	name  string
 	share int // of a hundred objects
@@ -62,7 +62,7 @@ const (
 	newer     = "what was put meanwhile"
 )
 
-// failingS3 is LocalStack behind a proxy that makes requests fail, by the kind of their objects.
+// failingS3 is LocalStack behind a proxy that makes requests fail by the kinds of their objects.
 type failingS3 struct {
 	url     string
 	healed  atomic.Bool
@@ -145,7 +145,7 @@ type object struct {
 	result  events.S3BatchJobResult
 }
 
-// TestTasksUnderFaults has a job whose objects meet whatever can go wrong, in any order and in
+// TestTasksUnderFaults runs a job whose objects meet whatever can go wrong, in any order and in
 // several sandboxes. Each task's code must be right, and each object what its code says. Then the
 // faults are over, and S3 tries the temporary failures again, and some tasks that succeeded.
 //
@@ -266,8 +266,8 @@ func prepare(t *testing.T, b *bucket, host *pikokms.Host, count int) []*object {
 	return apart(objects)
 }
 
-// apart puts a fine object after each outage of KMS, as long as there are any: a sandbox's circuit
-// breaker would open after several outages in a row. TestBreaker has that.
+// apart puts a good object after each outage of KMS, while there are any. Several outages in a row
+// would open a sandbox's circuit breaker, which TestBreaker tests.
 func apart(objects []*object) []*object {
 	var outages, others, mixed []*object
 	for _, o := range objects {
@@ -287,7 +287,7 @@ func apart(objects []*object) []*object {
 	return append(mixed, outages...)
 }
 
-// inject makes KMS fail, by the names to which the data keys are bound.
+// inject makes KMS fail, by the names that data keys are bound to.
 func inject(kms *kmstest.Server) {
 	for name, action := range map[string]kmstest.Action{
 		"kms-throttled": kmstest.Throttle(), "kms-failing": kmstest.Error("KMSInternalException", "a fault"), "kms-denied": kmstest.Deny(),
@@ -298,7 +298,7 @@ func inject(kms *kmstest.Server) {
 	}
 }
 
-// run has the sandboxes do the tasks of objects, each one at a time.
+// run makes the sandboxes do the tasks of objects, each of them one at a time.
 func run(t *testing.T, sandboxes []*runtimeapi.Sandbox, objects []*object) {
 	t.Helper()
 	tasks := make(chan *object)
@@ -354,8 +354,8 @@ func (o *object) check(t *testing.T, b *bucket, host *pikokms.Host, encrypted bo
 	}
 }
 
-// TestBreaker has something else answer in place of KMS. The function does not ask it for each
-// object, and S3 tries each task again.
+// TestBreaker puts another server in place of KMS. The function does not ask it for each object,
+// and S3 tries each task again.
 func TestBreaker(t *testing.T) {
 	b := newBucket(t, false)
 	kms := kmstest.NewServer(t)

@@ -27,8 +27,9 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// replyTime is how long before an invocation's deadline work ends, which leaves time for the answer
-// and for deleting the parts of an unfinished upload. It is a tenth of the time if that is less.
+// replyTime is how long before an invocation's deadline work ends. It leaves time for the answer,
+// and for deleting the parts of an unfinished upload. If a tenth of the invocation's time is less,
+// it is that.
 const replyTime = 10 * time.Second
 
 // log has a line for each task that failed. Successes are in the job's report alone, since a log of
@@ -41,22 +42,22 @@ func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events
 	if err != nil {
 		return nil, err
 	}
-	whole := 15 * time.Minute
+	workTime := 15 * time.Minute
 	if deadline, ok := ctx.Deadline(); ok {
-		whole = time.Until(deadline)
-		whole -= min(replyTime, whole/10)
+		workTime = time.Until(deadline)
+		workTime -= min(replyTime, workTime/10)
 	}
-	ctx, cancel := context.WithTimeout(ctx, whole)
+	ctx, cancel := context.WithTimeout(ctx, workTime)
 	defer cancel()
-	job, err := f.jobOf(in.arguments)
+	job, jobErr := f.jobOf(in.arguments)
 	if f.err != nil {
-		err = f.err
+		jobErr = f.err
 	}
-	out := in.answer()
+	out := in.newResponse()
 	for _, t := range in.tasks {
-		done, err := "", err
+		done, err := "", jobErr
 		if err == nil {
-			done, err = f.do(ctx, job, t, whole)
+			done, err = f.do(ctx, job, t, workTime)
 		}
 		result := events.S3BatchJobResult{TaskID: t.id, ResultCode: codeOf(ctx, err), ResultString: done}
 		if err != nil {
@@ -72,7 +73,7 @@ func (f *function) handle(ctx context.Context, payload json.RawMessage) (*events
 }
 
 // do does a task and returns what was done, for the job's report.
-func (f *function) do(ctx context.Context, job string, t task, whole time.Duration) (done string, err error) {
+func (f *function) do(ctx context.Context, job string, t task, workTime time.Duration) (done string, err error) {
 	b, err := f.bucket(t.bucket)
 	if err != nil {
 		return "", err
@@ -98,7 +99,7 @@ func (f *function) do(ctx context.Context, job string, t task, whole time.Durati
 		}
 	}
 	deadline, _ := ctx.Deadline()
-	if err := f.pace.check(o.size, time.Until(deadline), whole); err != nil {
+	if err := f.pace.check(o.size, time.Until(deadline), workTime); err != nil {
 		return "", o.adviseFor(job, err)
 	}
 	begin := time.Now()
@@ -150,7 +151,7 @@ const maxKey = 1024
 // has reports whether there is an object of a key, or that version of it if there is an id.
 func (b *bucket) has(ctx context.Context, key, id string) (bool, error) {
 	if len(key) > maxKey {
-		return false, nil // S3 would answer with an error
+		return false, nil // S3 has no such key, and would answer with an error
 	}
 	in := &s3.HeadObjectInput{Bucket: &b.name, Key: &key}
 	if id != "" {
@@ -184,10 +185,10 @@ type object struct {
 	header   *header.Header // nil if it is no message
 	pikoV2   bool
 	client   *s3ec.Header // of an object of AWS's S3 Encryption Client
-	unbound  bool         // it is bound to no name, and to be bound to its own
+	unbound  bool         // it is bound to no name, though objects are to be bound to theirs
 }
 
-// look reads the object's beginning.
+// look reads the object's beginning, which shows whether it is encrypted.
 func (o *object) look() error {
 	start := make([]byte, header.SniffSize)
 	n, err := io.ReadFull(o.source, start)
@@ -213,9 +214,9 @@ func (o *object) look() error {
 	return nil
 }
 
-// lookForClient looks whether AWS's S3 Encryption Client wrote the object. That client's metadata
-// show it, or those of an object beside it, for which what is no message is looked at. It returns
-// an error for the job that encrypts, and why an instruction file is left alone.
+// lookForClient looks whether AWS's S3 Encryption Client wrote the object. The object's metadata
+// show it or, for what is no message, an instruction file beside it. It returns an error if the job
+// encrypts, and why an instruction file is left alone.
 func (o *object) lookForClient(ctx context.Context, job string) (done string, err error) {
 	o.client, err = o.S3ECHeader(ctx, o.header == nil)
 	isInstruction := errors.Is(err, s3ec.ErrInstruction)
@@ -230,18 +231,18 @@ func (o *object) lookForClient(ctx context.Context, job string) (done string, er
 	return "", nil
 }
 
-// known is the content of an object that AWS's S3 Encryption Client may have written.
-type known struct {
+// clientContent is the content of an object that AWS's S3 Encryption Client may have written.
+type clientContent struct {
 	io.Reader
 	client *s3ec.Header
 }
 
 // S3ECHeader implements s3ec.Stored.
-func (k known) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.client, nil }
+func (k clientContent) S3ECHeader(context.Context, bool) (*s3ec.Header, error) { return k.client, nil }
 
-// move returns an object of AWS's S3 Encryption Client under the key.
+// move returns an object of AWS's S3 Encryption Client encrypted under the key.
 func (o *object) move(ctx context.Context) (*s3ec.Moved, error) {
-	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.size, nil)
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, clientContent{o.start, o.client}, o.size, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -253,9 +254,10 @@ func (o *object) move(ctx context.Context) (*s3ec.Moved, error) {
 	return &s3ec.Moved{Reader: sealed, Content: plain}, nil
 }
 
-// judge returns what was done if nothing is left to do, or an error if a job can't replace the
+// judge returns what was done if nothing is left to do, or an error if the job can't replace the
 // object. It asks the key service only for the active version of a branch key, for the public half
-// of an EC key, and if objects are bound to their names, which nothing in an object shows.
+// of an EC key, and if objects are bound to their names, since nothing in an object shows whether
+// it is.
 func (o *object) judge(ctx context.Context, job string, t task) (done string, err error) {
 	isObject := o.header != nil && o.header.EncryptionContext[provider.PairUse] == provider.UseObject
 	isDone := false
@@ -333,7 +335,7 @@ func (o *object) work(ctx context.Context, job string) (done string, err error) 
 	if err := o.bucket.storage.Replace(ctx, o.Version, stored); err != nil {
 		return "", err
 	}
-	done = fmt.Sprintf("%s: %d bytes under %s", pastOf[job], o.size, o.function.key.name)
+	done = fmt.Sprintf("%s: %d bytes under %s", pastTense[job], o.size, o.function.key.name)
 	if o.unbound {
 		done += ", and bound to its name"
 	}
@@ -352,7 +354,7 @@ func (o *object) rewrap(ctx context.Context) (io.Reader, error) {
 	if !o.function.bindUnbound {
 		return nil, fmt.Errorf("%w: it is not bound to its name, or not authentic; if whatever is stored under this name may become its content for good, set %s=true", provider.ErrContextMismatch, bindUnbound)
 	}
-	// What was read of it is gone.
+	// The beginning was read already, so the object is opened again.
 	v, err := o.bucket.storage.OpenVersion(ctx, o.Key, o.id)
 	if err != nil {
 		return nil, err
@@ -362,19 +364,19 @@ func (o *object) rewrap(ctx context.Context) (io.Reader, error) {
 	return host.BindObject(ctx, o.Key, o.source)
 }
 
-// isUnbound reports whether err is the one of an object that may be bound to no name.
+// isUnbound reports whether err is that of an object that may be bound to no name.
 func isUnbound(err error) bool {
 	return errors.Is(err, provider.ErrContextMismatch) && errors.Is(err, provider.ErrDecryptionFailed)
 }
 
-var pastOf = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
+var pastTense = map[string]string{encrypt: "encrypted", rewrap: "rewrapped"}
 
 // verify reads the object to its end.
 func (o *object) verify(ctx context.Context) (done string, err error) {
 	if o.isPlain() {
 		return "", errPlain
 	}
-	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, known{o.start, o.client}, o.size, nil)
+	content, _, err := o.bucket.host.DecryptObject(ctx, o.Key, clientContent{o.start, o.client}, o.size, nil)
 	if isUnbound(err) {
 		err = fmt.Errorf("if it is bound to no name, the job %s binds it, with %s: %w", rewrap, bindUnbound, err)
 	}

@@ -60,7 +60,7 @@ func parseInvocation(payload []byte) (*invocation, error) {
 	return nil, fmt.Errorf("no request of S3 Batch Operations that this function knows: invocationSchemaVersion is %q, known are 1.0 and 2.0", start.Schema)
 }
 
-// bucketOf returns what the AWS SDK calls a bucket: its name, or an access point's ARN.
+// bucketOf returns the name of a bucket, or the ARN of an access point, as the AWS SDK takes it.
 func bucketOf(name string) string {
 	a, err := arn.Parse(name)
 	if err != nil || strings.HasPrefix(a.Resource, "accesspoint") {
@@ -69,10 +69,9 @@ func bucketOf(name string) string {
 	return strings.TrimPrefix(a.Resource, "bucket/")
 }
 
-// keys returns the key of the object, and the one that the same text is if a plus stands for
-// itself, which is another one only if the text has one. S3 Inventory and S3's own lists encode
-// keys as HTML forms are, where a plus is a space. Manifests that people make may have it
-// otherwise.
+// keys decodes the key of the object. S3 Inventory and S3's own lists encode keys as HTML forms do,
+// in which a plus is a space: that gives key. In manifests that people make a plus may stand for
+// itself: that gives plus, which differs from key only if the text has a plus.
 func (t task) keys() (key, plus string, err error) {
 	if key, err = url.QueryUnescape(t.key); err != nil {
 		return "", "", fmt.Errorf("the manifest has the key %.300q, which is not URL-encoded: %w", t.key, err)
@@ -91,7 +90,7 @@ const (
 	permanentFailure = "PermanentFailure"
 )
 
-// answer returns the response to a request, still without results.
-func (in *invocation) answer() *events.S3BatchJobResponse {
+// newResponse returns the response to a request, without results.
+func (in *invocation) newResponse() *events.S3BatchJobResponse {
 	return &events.S3BatchJobResponse{InvocationSchemaVersion: in.schema, TreatMissingKeysAs: temporaryFailure, InvocationID: in.id, Results: []events.S3BatchJobResult{}}
 }

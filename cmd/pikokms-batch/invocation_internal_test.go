@@ -44,7 +44,8 @@ func TestBuckets(t *testing.T) {
 	}
 }
 
-// FuzzInvocation has requests of any form. What is parsed has a bucket and a key or is refused.
+// FuzzInvocation parses requests of any form. Each task of a request that is not refused has a
+// bucket and a key.
 func FuzzInvocation(f *testing.F) {
 	f.Add([]byte(`{"invocationSchemaVersion":"1.0","invocationId":"i","job":{"id":"j"},"tasks":[{"taskId":"t","s3Key":"a+b%20c","s3VersionId":null,"s3BucketArn":"arn:aws:s3:::b"}]}`))
 	f.Add([]byte(`{"invocationSchemaVersion":"2.0","invocationId":"i","job":{"id":"j","userArguments":{"job":"verify"}},"tasks":[{"taskId":"t","s3Key":"k","s3VersionId":"v","s3Bucket":"b"}]}`))
@@ -62,7 +63,7 @@ func FuzzInvocation(f *testing.F) {
 				require.NotEmpty(t, plus)
 			}
 		}
-		_, err = json.Marshal(in.answer())
+		_, err = json.Marshal(in.newResponse())
 		require.NoError(t, err)
 	})
 }
@@ -82,10 +83,10 @@ func TestPace(t *testing.T) {
 	require.NoError(t, p.check(22e9, whole, whole))
 	err := p.check(23e9, whole, whole)
 	require.ErrorContains(t, err, "23.00 GB take 920 s at 25.0 MB/s (unless PIKOKMS_MB_PER_SECOND says otherwise), and this function has 900 s")
-	require.False(t, errors.Is(err, errLater))
-	require.ErrorIs(t, p.check(22e9, time.Minute, whole), errLater)
+	require.False(t, errors.Is(err, errTryAgain))
+	require.ErrorIs(t, p.check(22e9, time.Minute, whole), errTryAgain)
 
-	// Slow minutes of S3 make no object too large, however many they are.
+	// Slow minutes of S3 make no object too large, however many there are.
 	for range 100 {
 		p.learn(100e6, time.Minute)
 	}

@@ -133,7 +133,8 @@ func TestJobs(t *testing.T) {
 	require.Contains(t, result.ResultString, "authenti")
 }
 
-// TestRefusals has tasks that can't succeed, of which each leaves its object as it is and says why.
+// TestRefusals runs tasks that can't succeed. Each leaves its object as it is, and its reason says
+// why.
 func TestRefusals(t *testing.T) {
 	b := newBucket(t, true)
 	keyURL, _ := newKMSKey(t)
@@ -210,14 +211,14 @@ func TestRefusals(t *testing.T) {
 	require.Contains(t, log.String(), `"key":"it%27s+large"`)
 }
 
-// TestRequestsThatAreNone has requests of which no task can be told.
+// TestRequestsThatAreNone sends requests in which there is no task.
 func TestRequestsThatAreNone(t *testing.T) {
 	sandbox, _ := start(t, bootstrap(t), "http://127.0.0.1:1", map[string]string{})
 	for _, payload := range []string{`{}`, `[]`, `{"invocationSchemaVersion":"3.0"}`, `{"invocationSchemaVersion":"1.0","tasks":7}`} {
 		_, err := sandbox.Invoke(context.Background(), []byte(payload), minute)
 		require.ErrorContains(t, err, "S3 Batch Operations", payload)
 	}
-	// A wrong configuration is a reason of each task, and the function goes on.
+	// A wrong configuration is the reason of each task, and the function keeps running.
 	for _, e := range []any{request(task{bucket: "b", key: "k"}), request2(nil, task{bucket: "b", key: "k"})} {
 		result := invoke(t, sandbox, e, minute)[0]
 		require.Equal(t, "PermanentFailure", result.ResultCode)

@@ -24,8 +24,8 @@ type key struct {
 	name     string // as reports have it
 	provider provider.EncryptionProvider
 
-	// What encrypted data keys under it state: a name, as message.KeyName has it, and a provider ID.
-	// Where the URL does not say so, both are empty until a data key was wrapped to learn them.
+	// Data keys under this key state these: a name, as message.KeyName returns it, and a provider ID.
+	// If the URL does not say them, they are empty until a data key is wrapped to learn them.
 	mu          sync.Mutex
 	stated      string
 	providerIDs []string
@@ -87,10 +87,10 @@ func (k *key) nameBranchKey(parsed *keyurl.Key) error {
 	return nil
 }
 
-// wrapped reports whether the encrypted data key with this index states that it is under this key.
-// That is not authenticated. Under an EC key it states public keys, so AWS KMS is asked once for
-// this key's.
-func (k *key) wrapped(ctx context.Context, h *header.Header, index int) (bool, error) {
+// wraps reports whether the encrypted data key with this index states that it is under this key.
+// The statement is not authenticated. Under an EC key it has public keys, so AWS KMS is asked for
+// this key's once.
+func (k *key) wraps(ctx context.Context, h *header.Header, index int) (bool, error) {
 	encrypted := h.EncryptedDataKeys[index]
 	if encrypted.ProviderID == "aws-kms-ecdh" || encrypted.ProviderID == "raw-ecdh" {
 		return k.isCurrent(ctx, h, index)
@@ -113,19 +113,19 @@ func (k *key) wrapped(ctx context.Context, h *header.Header, index int) (bool, e
 // isCurrent reports whether the encrypted data key with this index is under this key, in its newest
 // version.
 func (k *key) isCurrent(ctx context.Context, h *header.Header, index int) (bool, error) {
-	alone := *h
-	alone.EncryptedDataKeys = h.EncryptedDataKeys[index : index+1]
-	return (&message.Encrypter{Keyring: k.provider}).IsCurrent(ctx, &alone, nil)
+	single := *h
+	single.EncryptedDataKeys = h.EncryptedDataKeys[index : index+1]
+	return (&message.Encrypter{Keyring: k.provider}).IsCurrent(ctx, &single, nil)
 }
 
-// isUnder reports whether a message states that it is as a host writes it today, under the keys and
-// no others. That is not authenticated.
+// isUnder reports whether a message states that it is as a host would write it today, under these
+// keys and no others. The statement is not authenticated.
 func (f *function) isUnder(ctx context.Context, h *header.Header) (bool, error) {
 	if h.Suite != header.AES256GCMHKDFSHA512CommitKey || len(h.EncryptedDataKeys) != 1+len(f.recovery) {
 		return false, nil
 	}
 	for i, k := range append([]*key{f.key}, f.recovery...) {
-		if is, err := k.wrapped(ctx, h, i); err != nil || !is {
+		if wraps, err := k.wraps(ctx, h, i); err != nil || !wraps {
 			return false, err
 		}
 	}

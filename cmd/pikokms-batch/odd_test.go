@@ -41,9 +41,9 @@ var encodings = []func(string) string{
 	},
 }
 
-// TestOddKeys has objects whose keys something on the way could take for other ones. Each task
-// comes twice at once, to two sandboxes. Each object is encrypted, moved and verified, and no other
-// one is touched. There are 40 keys, or as many as PIKOKMS_TASKS says.
+// TestOddKeys works on objects whose keys may be taken for other keys on the way. Each task comes
+// twice at once, to two sandboxes. Each object is encrypted, moved and verified, and no other one
+// is touched. There are 40 keys, or as many as PIKOKMS_TASKS says.
 func TestOddKeys(t *testing.T) {
 	count := 40
 	if text := os.Getenv("PIKOKMS_TASKS"); text != "" {
@@ -72,7 +72,7 @@ func TestOddKeys(t *testing.T) {
 		}
 		contents[key] = content
 	}
-	// Keys that are the same as another one if it is decoded once more, or not at all.
+	// These keys are the same as others if they are decoded once more, or not at all.
 	for key := range contents {
 		for _, other := range []string{url.QueryEscape(key), strings.ReplaceAll(key, "+", " "), strings.TrimSpace(key), strings.TrimPrefix(key, "/")} {
 			if _, taken := contents[other]; taken || other == "" || len(other) > 1024 || bystanders[other] != nil {
@@ -132,7 +132,7 @@ func TestOddKeys(t *testing.T) {
 				mu.Lock()
 				defer mu.Unlock()
 				for _, r := range results {
-					// The one that lost the race is to be tried again, and then finds it done.
+					// The task that lost the race is tried again, and then finds the object done.
 					if r.ResultCode != "Succeeded" && !strings.Contains(r.ResultString, "changed meanwhile") {
 						return fmt.Errorf("%s of %.60q: %s %.300q", job, key, r.ResultCode, r.ResultString)
 					}
@@ -161,8 +161,8 @@ func TestOddKeys(t *testing.T) {
 	}
 }
 
-// TestSlowMinutes has an S3 that is slow for a while. The task is temporary and says how far it
-// came, and afterwards the same instance does the same object, and larger ones.
+// TestSlowMinutes works with an S3 that is slow for a while. The task fails temporarily and says
+// how much it read. Later the same instance does the same object, and larger ones.
 func TestSlowMinutes(t *testing.T) {
 	const size = 24 << 20
 	var slow atomic.Bool

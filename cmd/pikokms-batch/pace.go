@@ -40,32 +40,32 @@ func (p *pace) bytesPerSecond() (float64, string) {
 	return defaultPace, "unless PIKOKMS_MB_PER_SECOND says otherwise"
 }
 
-// learn records how long an object took. A measurement counts as much as all before it, so that one
-// good moment does not raise the pace of large objects too far.
+// learn records how long an object took. A measurement counts as much as all before it together, so
+// that one good moment does not raise the pace of large objects too far.
 func (p *pace) learn(bytes int64, took time.Duration) {
 	if bytes < minMeasured || took <= 0 {
 		return
 	}
-	before, _ := p.bytesPerSecond()
+	current, _ := p.bytesPerSecond()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now := (before + float64(bytes)/took.Seconds()) / 2; now > before {
-		p.measured = now
+	if learned := (current + float64(bytes)/took.Seconds()) / 2; learned > current {
+		p.measured = learned
 	}
 }
 
 // check returns an error if an object is too large for the time that is left. The error holds
-// errLater if it is not too large for all the time that an invocation has.
-func (p *pace) check(size int64, left, whole time.Duration) error {
-	pace, origin := p.bytesPerSecond()
-	needed := float64(size) / pace
+// errTryAgain if it is not too large for all the time that an invocation has.
+func (p *pace) check(size int64, left, total time.Duration) error {
+	rate, origin := p.bytesPerSecond()
+	needed := float64(size) / rate
 	if needed <= left.Seconds() {
 		return nil
 	}
-	if needed <= whole.Seconds() {
-		return fmt.Errorf("%w: the time that is left, %v, is too short for %d bytes", errLater, left.Round(time.Second), size)
+	if needed <= total.Seconds() {
+		return fmt.Errorf("%w: the time that is left, %v, is too short for %d bytes", errTryAgain, left.Round(time.Second), size)
 	}
-	return &tooLargeError{fmt.Sprintf("%.2f GB take %.0f s at %.1f MB/s (%s), and this function has %.0f s", float64(size)/1e9, needed, pace/1e6, origin, whole.Seconds())}
+	return &tooLargeError{fmt.Sprintf("%.2f GB take %.0f s at %.1f MB/s (%s), and this function has %.0f s", float64(size)/1e9, needed, rate/1e6, origin, total.Seconds())}
 }
 
 // tooLargeError means that an object is too large for an invocation.

@@ -28,7 +28,7 @@ import (
 
 func withLocks(in *s3.CreateBucketInput) { in.ObjectLockEnabledForBucket = aws.Bool(true) }
 
-// properties returns what the AWS SDK reads of an object beside its content.
+// properties returns what the AWS SDK finds of an object beside its content.
 func (b *bucket) properties(t *testing.T, key string) map[string]string {
 	t.Helper()
 	ctx := t.Context()
@@ -79,9 +79,9 @@ func runProgram(t *testing.T, name string, arguments ...string) string {
 	return string(out)
 }
 
-// TestJobAndCommandKeepTheSame has objects with every property but locks, for which moto is no S3,
-// twice. A job encrypts and rewraps the ones in their places, and the command the others. The AWS
-// SDK then reads the same properties of both, which are those from before.
+// TestJobAndCommandKeepTheSame works on two copies of objects with every property but locks, which
+// moto does not implement. A job encrypts and rewraps one copy in place, and the command the other.
+// The AWS SDK then finds the same properties in both, and they are those from before.
 func TestJobAndCommandKeepTheSame(t *testing.T) {
 	endpoint := emulator.Moto(t)
 	binary, command := bootstrap(t), builtCommand(t)
@@ -173,9 +173,9 @@ func behind(t *testing.T, endpoint string, answer func(w http.ResponseWriter, r 
 	return server.URL
 }
 
-// TestLocksThatTheGETDoesNotState has an S3 that does not state locks with the content, as to those
-// who lack a permission for it. The function asks for them, and a lock that it may not see keeps
-// the object from being replaced.
+// TestLocksThatTheGETDoesNotState works with an S3 that does not state locks with the content, as
+// for users who lack a permission for it. The function asks for them. If it may not see whether
+// there is a lock, it does not replace the object.
 func TestLocksThatTheGETDoesNotState(t *testing.T) {
 	moto := emulator.Moto(t)
 	b := newBucketOf(t, moto, false, withLocks)
@@ -245,8 +245,8 @@ func (w *withoutLocks) WriteHeader(status int) {
 // Unwrap shows the writer to http.ResponseController.
 func (w *withoutLocks) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// TestS3EncryptionClient has objects that AWS's S3 Encryption Client wrote, in each of its formats.
-// No job encrypts them again, and their bytes stay.
+// TestS3EncryptionClient works on objects that AWS's S3 Encryption Client wrote, in each of its
+// formats. No job encrypts them again, and their bytes stay.
 func TestS3EncryptionClient(t *testing.T) {
 	b := newBucketOf(t, emulator.Moto(t), false)
 	kms := kmstest.NewServer(t)
@@ -287,8 +287,8 @@ func TestS3EncryptionClient(t *testing.T) {
 	}
 }
 
-// TestWhatTheClientWrote has objects of the client itself. They are left as they are, and then
-// moved.
+// TestWhatTheClientWrote works on objects that the client itself wrote. They are first left as they
+// are, and then moved.
 func TestWhatTheClientWrote(t *testing.T) {
 	python := cmp.Or(os.Getenv("PIKOKMS_PYTHON"), "python3")
 	if exec.Command(python, "-c", "import s3_encryption, aws_encryption_sdk").Run() != nil {
@@ -323,7 +323,7 @@ func TestWhatTheClientWrote(t *testing.T) {
 	job("verify", "Succeeded", "")
 }
 
-// TestRequesterPays has a bucket that answers only requests that say who pays.
+// TestRequesterPays works on a bucket that refuses requests that do not say who pays.
 func TestRequesterPays(t *testing.T) {
 	storage := oneObject(t)
 	kms := kmstest.NewServer(t)

@@ -14,8 +14,8 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// TestRecoveryKeys moves objects under a key of KMS and the public half of an HPKE key, and reads
-// them with its private half alone. A second task leaves them as they are.
+// TestRecoveryKeys moves objects to a key of KMS and the public half of an HPKE key, and reads them
+// with the private half alone. A second task leaves them as they are.
 func TestRecoveryKeys(t *testing.T) {
 	b := newBucket(t, false)
 	binary := bootstrap(t)

@@ -30,10 +30,10 @@ const (
 	verify  = "verify"
 )
 
-// bindUnbound is the variable that makes rewrap bind objects.
+// bindUnbound is the environment variable that makes rewrap bind objects to their names.
 const bindUnbound = "PIKOKMS_BIND_UNBOUND"
 
-// allowLosses is the variable that names what objects may lose.
+// allowLosses is the environment variable that names what objects may lose.
 const allowLosses = "PIKOKMS_ALLOW_LOSSES"
 
 // jobArgument is the user argument of a job, in requests of schema 2.0, that names what it does.
@@ -41,7 +41,7 @@ const jobArgument = "job"
 
 // function is the Lambda function. It is safe for concurrent use.
 type function struct {
-	job           string // of requests that do not say it
+	job           string // of requests that do not name one
 	key           *key   // that objects are to be under
 	recovery      []*key // that objects are to be under as well
 	old           []*key // that objects may be under until now
@@ -85,17 +85,17 @@ func (f *function) configure(ctx context.Context, environment func(string) strin
 		return err
 	}
 	var failures []error
-	refuse := func(name, wanted string) {
-		failures = append(failures, fmt.Errorf("%s is %q; it is %s", name, environment(name), wanted))
+	refuse := func(name, want string) {
+		failures = append(failures, fmt.Errorf("%s is %q; it is %s", name, environment(name), want))
 	}
-	is := func(name string) bool {
+	isTrue := func(name string) bool {
 		value, err := strconv.ParseBool(cmp.Or(environment(name), "false"))
 		if err != nil {
 			refuse(name, "true or false")
 		}
 		return value
 	}
-	f.requesterPays = is("PIKOKMS_REQUESTER_PAYS")
+	f.requesterPays = isTrue("PIKOKMS_REQUESTER_PAYS")
 	f.client = s3.NewFromConfig(loaded, func(o *s3.Options) {
 		o.DisableLogOutputChecksumValidationSkipped = true // it would be a line for each old object
 		o.UseARNRegion = true
@@ -103,7 +103,7 @@ func (f *function) configure(ctx context.Context, environment func(string) strin
 			o.APIOptions = append(o.APIOptions, smithyhttp.SetHeaderValue("x-amz-request-payer", "requester"))
 		}
 	})
-	if f.bindUnbound = is(bindUnbound); f.bindUnbound && f.bound == "" {
+	if f.bindUnbound = isTrue(bindUnbound); f.bindUnbound && f.bound == "" {
 		refuse(bindUnbound, "for objects that PIKOKMS_BIND_OBJECT_NAMES binds, which is not set")
 	}
 	known := []string{s3storage.LossACL, s3storage.LossChecksum, s3storage.LossLock, s3storage.LossMetadata, s3storage.LossTags}
@@ -111,11 +111,11 @@ func (f *function) configure(ctx context.Context, environment func(string) strin
 	if slices.ContainsFunc(f.losses, func(kind string) bool { return !slices.Contains(known, kind) }) {
 		refuse(allowLosses, "some of "+strings.Join(known, ", ")+", separated by spaces")
 	}
-	if f.pikoV2 = is("PIKOKMS_ALLOW_PIKO_V2"); f.pikoV2 {
+	if f.pikoV2 = isTrue("PIKOKMS_ALLOW_PIKO_V2"); f.pikoV2 {
 		f.options = append(f.options, pikokms.AllowPikoV2())
 	}
 	// Half of the function's memory is for the objects of AWS's S3 Encryption Client.
-	client := s3ec.Config{AllowUnauthenticated: is("PIKOKMS_ALLOW_UNAUTHENTICATED_S3_CLIENT")}
+	client := s3ec.Config{AllowUnauthenticated: isTrue("PIKOKMS_ALLOW_UNAUTHENTICATED_S3_CLIENT")}
 	if megabytes, err := strconv.ParseInt(environment("AWS_LAMBDA_FUNCTION_MEMORY_SIZE"), 10, 32); err == nil && megabytes > 0 {
 		client.MaxMemory = megabytes << 20 / 2
 	}
@@ -140,7 +140,7 @@ func (f *function) configure(ctx context.Context, environment func(string) strin
 	}
 	if f.job != "" {
 		if _, err := f.jobOf(nil); err != nil {
-			refuse("PIKOKMS_JOB", jobs)
+			refuse("PIKOKMS_JOB", jobNames)
 		}
 	}
 	failures = append(failures, f.openKeys(ctx, environment, loaded.RetryMaxAttempts, calls))
@@ -201,9 +201,9 @@ func (f *function) bucket(name string) (*bucket, error) {
 	return b, nil
 }
 
-const jobs = encrypt + ", " + rewrap + " or " + verify
+const jobNames = encrypt + ", " + rewrap + " or " + verify
 
-// jobOf returns what is to be done, with the user arguments of a job.
+// jobOf returns what a request does. The user argument of its job goes before the configuration.
 func (f *function) jobOf(arguments map[string]string) (string, error) {
 	job := f.job
 	for name, value := range arguments {
@@ -216,7 +216,7 @@ func (f *function) jobOf(arguments map[string]string) (string, error) {
 	case encrypt, rewrap, verify:
 		return job, nil
 	case "":
-		return "", fmt.Errorf("neither PIKOKMS_JOB nor the job's user argument %q says what to do: %s", jobArgument, jobs)
+		return "", fmt.Errorf("neither PIKOKMS_JOB nor the job's user argument %q says what to do: %s", jobArgument, jobNames)
 	}
-	return "", fmt.Errorf("the job %.100q is not known; it is %s", job, jobs)
+	return "", fmt.Errorf("the job %.100q is not known; it is %s", job, jobNames)
 }

@@ -22,7 +22,8 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// What is under an older version of the branch key is encrypted already, and is to be rewrapped.
+// TestOlderVersion looks at an object under an older version of the branch key. The object is
+// encrypted already, and is to be rewrapped.
 func TestOlderVersion(t *testing.T) {
 	ctx := t.Context()
 	config := branchkey.Config{

@@ -17,14 +17,14 @@ import (
 	"github.com/versity/versitygw/s3err"
 )
 
-// engine gives access to the HTTP server of the S3 engine, which has no options for it.
+// engine gives access to the HTTP server of the S3 engine, which has no options for that.
 type engine struct{ server *s3api.S3ApiServer }
 
-// option is an option of the engine, which passes it the engine's server.
+// option is an option of the engine. The engine calls it with its server.
 func (e *engine) option(s *s3api.S3ApiServer) { e.server = s }
 
 // check returns an error if this version of the engine does not have its HTTP server where adjust
-// looks for it, or its HTTP library the body of a request.
+// looks for it, or if that server's requests do not have their body where bodyStream does.
 func (e *engine) check() error {
 	field, ok := reflect.TypeFor[s3api.S3ApiServer]().FieldByName("app")
 	if !ok || field.Type != reflect.TypeFor[*fiber.App]() {
@@ -40,17 +40,17 @@ func (e *engine) check() error {
 // adjust changes the HTTP server. It is called when the server listens and does not serve yet.
 //
 // By default the server parses each request whose type is multipart/form-data before it is
-// authorized, and writes files in it of more than 16 MiB to temporary files, as plaintext. Other
-// content of that type is an error. So forms are left unparsed: the engine parses them itself,
-// without files.
+// authorized, and writes files in it of more than 16 MiB to temporary files, as plaintext. It
+// refuses other content of that type. So forms are left unparsed here: the engine parses them
+// itself, without files.
 //
-// Three kinds of requests get status 400, which would otherwise be internal errors: those that are
-// no HTTP, those whose body ends early, and those whose URL or host can't be parsed.
+// Three kinds of requests get status 400, and would be internal errors otherwise: those that are
+// not HTTP, those whose body ends early, and those whose URL or host can't be parsed.
 func (e *engine) adjust() {
-	server := (*fiber.App)(reflect.ValueOf(e.server).Elem().FieldByName("app").UnsafePointer()).Server()
-	server.DisablePreParseMultipartForm = true
-	fail, handle := server.ErrorHandler, server.Handler
-	server.ErrorHandler = func(c *fasthttp.RequestCtx, err error) {
+	httpServer := (*fiber.App)(reflect.ValueOf(e.server).Elem().FieldByName("app").UnsafePointer()).Server()
+	httpServer.DisablePreParseMultipartForm = true
+	fail, handle := httpServer.ErrorHandler, httpServer.Handler
+	httpServer.ErrorHandler = func(c *fasthttp.RequestCtx, err error) {
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			refuse(c, s3err.ErrIncompleteBody)
 			return
@@ -60,7 +60,7 @@ func (e *engine) adjust() {
 			refuse(c, s3err.ErrCannotParseHTTPRequest)
 		}
 	}
-	server.Handler = func(c *fasthttp.RequestCtx) {
+	httpServer.Handler = func(c *fasthttp.RequestCtx) {
 		_, noURI := url.ParseRequestURI(string(c.RequestURI()))
 		_, noHost := url.Parse("http://" + string(c.Request.Header.Host()))
 		if noURI != nil || noHost != nil {
@@ -77,7 +77,8 @@ func (e *engine) adjust() {
 // it. S3 takes 20 KB of them (Amazon S3 API Reference, "POST Object").
 const maxUnauthorized = 64 << 10
 
-// form is a form whose fields the engine keeps in memory, however long they are.
+// form is the body of a request that may be a form. The engine keeps the fields of a form in
+// memory, however long they are, so only its beginning can be read before it is authorized.
 type form struct {
 	io.Reader
 	authorized bool
@@ -101,15 +102,16 @@ func (f *form) Read(p []byte) (int, error) {
 // formKey is the key of a request's form in the context of the engine.
 type formKey struct{}
 
-// authorizeForm lets the rest of a request's form be read, if it has one.
+// authorizeForm lets the rest of a request's form be read, if the request has one.
 func authorizeForm(ctx context.Context) {
-	if f, ok := ctx.Value(formKey{}).(*form); ok && !f.authorized {
+	if f, ok := ctx.Value(formKey{}).(*form); ok {
 		f.authorized = true
 	}
 }
 
-// limitForm bounds what is read of a request that may be a form until authorizeForm is called. The
-// caller calls restore once the request is handled, which gives the server its own reader back.
+// limitForm bounds what is read of a request that may be a form, until authorizeForm is called.
+// Once the request is handled, the caller calls restore, which gives the server its own reader
+// back.
 func limitForm(c *fasthttp.RequestCtx) (restore func()) {
 	stream, kind := c.Request.BodyStream(), bytes.ToLower(bytes.TrimSpace(c.Request.Header.ContentType()))
 	if stream == nil || !c.IsPost() || !bytes.HasPrefix(kind, []byte(fiber.MIMEMultipartForm)) {
@@ -122,14 +124,14 @@ func limitForm(c *fasthttp.RequestCtx) (restore func()) {
 	return func() { *body = stream }
 }
 
-// bodyStream returns a pointer to the reader of a request's body. The request's own method to set a
-// reader would close the one before.
+// bodyStream returns a pointer to the reader of a request's body. The request's own method to set
+// the reader would close the one before.
 func bodyStream(r *fasthttp.Request) *io.Reader {
 	return (*io.Reader)(reflect.ValueOf(r).Elem().FieldByName("bodyStream").Addr().UnsafePointer())
 }
 
-// recovered answers with an internal error if the handling of a request panics, and logs the panic.
-// It is deferred.
+// recovered is deferred while a request is handled. If that panics, it logs the panic and answers
+// with an internal error.
 func recovered(c *fasthttp.RequestCtx) {
 	p := recover()
 	if p == nil {

@@ -30,15 +30,15 @@ const checkTime = 10 * time.Second
 
 // keys are the KEYs of all places.
 type keys struct {
-	bucket  string // the only one with KEYs; empty means all
+	bucket  string // the only bucket that has KEYs; empty means that all may
 	rules   []rule
 	bind    bool
 	options []pikokms.Option
 
 	services []*keyService
 
-	mu   sync.Mutex
-	made map[madeFor]*encrypted.Key
+	mu     sync.Mutex
+	cached map[cacheID]*encrypted.Key
 }
 
 // rule states the KEYs of a place. The first encrypts, and all decrypt.
@@ -47,15 +47,15 @@ type rule struct {
 	keyrings []*keyService
 }
 
-// madeFor identifies a Key without pairs.
-type madeFor struct {
+// cacheID identifies a Key without pairs.
+type cacheID struct {
 	rule   int
 	bucket string // empty unless names are bound
 }
 
-// maxMade bounds the Keys that are kept, since clients can name any number of buckets that do not
+// maxCached bounds the Keys that are kept, since clients can name any number of buckets that do not
 // exist.
-const maxMade = 1000
+const maxCached = 1000
 
 // keyService is an open KEY with a circuit breaker.
 type keyService struct {
@@ -190,8 +190,8 @@ func (k *keys) check(ctx context.Context) error {
 	return nil
 }
 
-// of returns what encrypts and decrypts an object. It is nil if the object's place has no KEY.
-func (k *keys) of(bucket, key string) (*encrypted.Key, error) {
+// forObject returns the Key of an object. It is nil if no KEY is for the object's place.
+func (k *keys) forObject(bucket, key string) (*encrypted.Key, error) {
 	if k.bucket != "" && bucket != k.bucket {
 		return nil, nil
 	}
@@ -199,7 +199,7 @@ func (k *keys) of(bucket, key string) (*encrypted.Key, error) {
 	if i < 0 {
 		return nil, nil
 	}
-	made, err := k.make(i, bucket)
+	made, err := k.keyFor(i, bucket)
 	if err != nil || len(found.pairs) == 0 {
 		return made, err
 	}
@@ -217,16 +217,16 @@ func (k *keys) nearest(bucket, key string) (best int, found match) {
 	return best, found
 }
 
-// make returns the Key of a rule, without pairs.
-func (k *keys) make(i int, bucket string) (*encrypted.Key, error) {
-	id, options := madeFor{rule: i}, k.options
+// keyFor returns the Key of a rule for objects of a bucket, without pairs.
+func (k *keys) keyFor(i int, bucket string) (*encrypted.Key, error) {
+	id, options := cacheID{rule: i}, k.options
 	if k.bind {
 		id.bucket = bucket
 		options = append(slices.Clone(options), pikokms.BindObjectName(bucket))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if made, ok := k.made[id]; ok {
+	if made, ok := k.cached[id]; ok {
 		return made, nil
 	}
 	keyrings := make([]provider.Unwrapper, len(k.rules[i].keyrings))
@@ -237,10 +237,10 @@ func (k *keys) make(i int, bucket string) (*encrypted.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if k.made == nil || len(k.made) >= maxMade {
-		k.made = make(map[madeFor]*encrypted.Key)
+	if k.cached == nil || len(k.cached) >= maxCached {
+		k.cached = make(map[cacheID]*encrypted.Key)
 	}
-	k.made[id] = made
+	k.cached[id] = made
 	return made, nil
 }
 
@@ -248,6 +248,7 @@ func (k *keys) make(i int, bucket string) (*encrypted.Key, error) {
 // keys of other packages.
 type spanKey struct{}
 
+// traced returns ctx with the span of its request, if it has one.
 func traced(ctx context.Context) context.Context {
 	if span, ok := ctx.Value(spanKey{}).(trace.Span); ok {
 		return trace.ContextWithSpan(ctx, span)

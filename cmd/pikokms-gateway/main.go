@@ -1,5 +1,6 @@
 // Command pikokms-gateway serves S3, and stores what it is given encrypted: in a folder, or in
-// another S3. Programs in any language are encrypted by their endpoint.
+// another S3. Programs in any language are encrypted by their endpoint. Run pikokms-gateway --help;
+// docs/GATEWAY.md shows how to set it up.
 package main
 
 import (
@@ -34,7 +35,7 @@ func main() {
 	}
 }
 
-// The most connections and requests at a time. Further ones are answered with 503.
+// The most connections and requests at a time. Further ones are answered with status 503.
 const (
 	maxConnections = 4096
 	maxRequests    = 4096
@@ -64,24 +65,24 @@ func run(ctx context.Context, args []string) (err error) {
 			return err
 		}
 	}
-	keys, err := openKeys(ctx, c)
+	allKeys, err := openKeys(ctx, c)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, keys.Close()) }()
-	if err := keys.check(ctx); err != nil {
+	defer func() { err = errors.Join(err, allKeys.Close()) }()
+	if err := allKeys.check(ctx); err != nil {
 		return err
 	}
 	inner, bucket, err := openBackend(ctx, c)
 	if err != nil {
 		return err
 	}
-	keys.bucket = bucket
+	allKeys.bucket = bucket
 	access, secret, err := credentials(c)
 	if err != nil {
 		return err
 	}
-	s, err := newServer(keys)
+	s, err := newServer(allKeys)
 	if err != nil {
 		return err
 	}
@@ -94,17 +95,17 @@ func run(ctx context.Context, args []string) (err error) {
 	if c.tlsCert != "" {
 		scheme = "https"
 	}
-	engine := new(engine)
-	if err := engine.check(); err != nil {
+	e := new(engine)
+	if err := e.check(); err != nil {
 		return err
 	}
-	options := []s3api.Option{engine.option, s3api.WithMiddleware("/", s.handle), s3api.WithOnListen(func() {
-		engine.adjust()
+	options := []s3api.Option{e.option, s3api.WithMiddleware("/", s.handle), s3api.WithOnListen(func() {
+		e.adjust()
 		s.listening.Store(true)
 		slog.Info("listening", "url", scheme+"://"+c.listen, "version", version())
 	})}
-	gateway, serving := encrypted.New(inner, encrypted.Config{Keys: keys.of, Logger: logger}), s.untilStopped(ctx, c.stopTimeout)
-	go gateway.SweepAlways(serving, keys.bucket)
+	gateway, serving := encrypted.New(inner, encrypted.Config{Keys: allKeys.forObject, Logger: logger}), s.untilStopped(ctx, c.stopTimeout)
+	go gateway.SweepAlways(serving, allKeys.bucket)
 	err = embedgw.RunVersityGW(serving, s.count(gateway), &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: c.region, Ports: []string{c.listen}, CertFile: c.tlsCert, KeyFile: c.tlsKey,
 		MaxConnections: maxConnections, MaxRequests: maxRequests, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
@@ -119,20 +120,21 @@ func run(ctx context.Context, args []string) (err error) {
 	return nil
 }
 
-// hangups returns a channel that receives each SIGHUP, upon which certificates are read again.
+// hangups returns a channel that receives each SIGHUP, upon which the engine reads certificates
+// again.
 func hangups() <-chan struct{} {
-	signals, all := make(chan os.Signal, 1), make(chan struct{})
+	signals, forwarded := make(chan os.Signal, 1), make(chan struct{})
 	signal.Notify(signals, syscall.SIGHUP)
 	go func() {
 		for range signals {
-			all <- struct{}{}
+			forwarded <- struct{}{}
 		}
 	}()
-	return all
+	return forwarded
 }
 
-// untilStopped returns a context that ends some time after a signal to stop: once no request is
-// under way, or else after timeout. A second signal ends the process.
+// untilStopped returns a context that ends after a signal to stop: as soon as no request is under
+// way, or after timeout. A second signal ends the process.
 func (s *server) untilStopped(ctx context.Context, timeout time.Duration) context.Context {
 	serving, end := context.WithCancel(ctx)
 	signals := make(chan os.Signal, 1)

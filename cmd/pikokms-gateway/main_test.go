@@ -26,8 +26,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// asProgram makes the test's binary the command itself. The gateway's engine runs once in a process
-// and changes its folder, so tests run it in others.
+// asProgram makes the test's binary the command itself. The gateway's engine runs only once in a
+// process and changes its working folder, so tests run it in other processes.
 const asProgram = "PIKOKMS_TEST_RUN_GATEWAY"
 
 func TestMain(m *testing.M) {
@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// asEngine makes the test's binary the engine alone, which stores what it is given as it is.
+// asEngine makes the test's binary the engine alone, which stores objects as they are.
 const asEngine = "engine"
 
 func serveEngine(args []string) {

@@ -12,7 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPanicsAreLogged has the engine panic. The log tells where, and the client does not learn why.
+// TestPanicsAreLogged makes the engine panic. The log shows where, and the client does not learn
+// why.
 func TestPanicsAreLogged(t *testing.T) {
 	var log bytes.Buffer
 	before := slog.Default()

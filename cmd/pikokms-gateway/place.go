@@ -99,14 +99,14 @@ func (p *place) match(bucket, key string) (m match, ok bool) {
 		return match{everywhere: true}, true
 	}
 	take := func(part, text string) bool {
-		name, any := nameOf(part)
-		if any && text != "" {
+		name, isAny := nameOf(part)
+		if isAny && text != "" {
 			if m.pairs == nil {
 				m.pairs = make(map[string]string, 1)
 			}
 			m.pairs[name] = text
 		}
-		return any && text != "" || part == text
+		return isAny && text != "" || part == text
 	}
 	if !take(p.parts[0], bucket) {
 		return match{}, false

@@ -84,7 +84,8 @@ func TestWrongSettings(t *testing.T) {
 	}
 }
 
-// TestConfigured sets all by the environment and a file, and serves by HTTP with health.
+// TestConfigured configures everything by the environment and a file, and serves by HTTP and with
+// --health.
 func TestConfigured(t *testing.T) {
 	folder, health := t.TempDir(), freeAddress(t)
 	file := filepath.Join(t.TempDir(), "gateway.toml")
@@ -129,7 +130,8 @@ func requireCode(t *testing.T, want string, err error) {
 	require.Equal(t, want, failed.ErrorCode())
 }
 
-// TestUpstream stands before one bucket of another S3, with keys of a KMS that goes down.
+// TestUpstream runs the gateway in front of one bucket of another S3, with keys of a KMS that goes
+// down.
 func TestUpstream(t *testing.T) {
 	const outagesToOpen = 5 // of the circuit breaker of package service
 	behind := t.TempDir()
@@ -165,7 +167,7 @@ func TestUpstream(t *testing.T) {
 	_, err = g.client.CopyObject(t.Context(), &s3.CopyObjectInput{Bucket: aws.String("data"), Key: aws.String("b"), CopySource: aws.String("other/a")})
 	requireCode(t, "AccessDenied", err)
 
-	// While the KMS is down nothing is stored, and the gateway asks to be asked again.
+	// While the KMS is down nothing is stored, and clients are asked to try again.
 	kms.Inject(kmstest.Fault{Do: kmstest.Error("KMSInternalException", "down")})
 	failures := make(chan error)
 	for range outagesToOpen { // at the same time, since each waits while the KMS is asked again
@@ -235,14 +237,14 @@ func TestUpstreamAnswers(t *testing.T) {
 	}})
 	requireCode(t, "NotImplemented", err)
 
-	// The bucket goes with an upload that was not completed.
+	// The bucket can be deleted with an upload that was not completed.
 	_, err = g.client.CreateMultipartUpload(t.Context(), &s3.CreateMultipartUploadInput{Bucket: data, Key: aws.String("large")})
 	require.NoError(t, err)
 	_, err = g.client.DeleteBucket(t.Context(), &s3.DeleteBucketInput{Bucket: data})
 	require.NoError(t, err)
 }
 
-// TestStop stops the gateway while an object is read, whose reader gets all of it.
+// TestStop stops the gateway while an object is read. The reader gets all of it.
 func TestStop(t *testing.T) {
 	g := start(t, "-k", newKey(t), "--folder", t.TempDir())
 	g.makeBucket(t, "data")
@@ -263,8 +265,8 @@ func TestStop(t *testing.T) {
 	require.NoError(t, g.process.Wait())
 }
 
-// TestFormsAreStreams has the gateway write no content of a form to a temporary file, and take
-// objects whose type says that they are forms.
+// TestFormsAreStreams checks that the gateway writes no content of a form to a temporary file, and
+// takes objects whose type says that they are forms.
 func TestFormsAreStreams(t *testing.T) {
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary)
@@ -280,7 +282,7 @@ func TestFormsAreStreams(t *testing.T) {
 	require.Equal(t, "no form", string(content))
 	require.Equal(t, "multipart/form-data; boundary=x", *got.ContentType)
 
-	// A form that nobody signed, whose file is cut.
+	// This form is not signed, and its file is cut short.
 	connection, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
 	require.NoError(t, err)
 	defer connection.Close()
@@ -297,8 +299,8 @@ func TestFormsAreStreams(t *testing.T) {
 	}
 }
 
-// TestForms posts objects by forms. The fields of one that nobody signed are not kept in memory,
-// however long they are.
+// TestForms posts objects by forms. The gateway does not keep the fields of an unsigned form in
+// memory, however long they are.
 func TestForms(t *testing.T) {
 	g := start(t, "-k", newKey(t), "--folder", t.TempDir())
 	g.makeBucket(t, "data")
@@ -358,7 +360,7 @@ func TestForms(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, answer.StatusCode)
 }
 
-// TestBoto3 has AWS's SDK for Python write and read.
+// TestBoto3 writes and reads with AWS's SDK for Python.
 func TestBoto3(t *testing.T) {
 	python := os.Getenv("PIKOKMS_PYTHON")
 	if python == "" {

@@ -53,7 +53,7 @@ func newServer(k *keys) (*server, error) {
 // retryAfter is how long a client is asked to wait for a key service that is down.
 const retryAfter = 5 * time.Second
 
-// handle passes each request on to the engine.
+// handle traces and counts a request, and passes it on to the engine.
 func (s *server) handle(c fiber.Ctx) error {
 	s.requests.Add(1)
 	defer s.requests.Add(-1)
@@ -65,7 +65,7 @@ func (s *server) handle(c fiber.Ctx) error {
 		defer recovered(c.RequestCtx()) // the engine would keep the stack to itself
 		return s.next(c)
 	}()
-	authorizeForm(c.RequestCtx()) // the engine reads some more of one that was refused, so that its client gets the answer
+	authorizeForm(c.RequestCtx()) // the engine reads some more of a refused form, so that the client gets the answer
 	status := c.Response().StatusCode()
 	if status == http.StatusServiceUnavailable && len(c.Response().Header.Peek("Retry-After")) == 0 {
 		c.Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())))
@@ -106,21 +106,21 @@ func (b counted) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetO
 	out, err := b.Backend.GetObject(ctx, in)
 	if err == nil && out.Body != nil {
 		b.s.requests.Add(1)
-		out.Body = &sent{ReadCloser: out.Body, s: b.s}
+		out.Body = &countedBody{ReadCloser: out.Body, s: b.s}
 	}
 	return out, err
 }
 
-// sent is the content of an answer. Its request is counted until Close.
-type sent struct {
+// countedBody is the content of an answer. Its request is counted until Close.
+type countedBody struct {
 	io.ReadCloser
 	s      *server
 	closed bool
 }
 
-func (a *sent) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, a.ReadCloser) }
+func (a *countedBody) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, a.ReadCloser) }
 
-func (a *sent) Close() error {
+func (a *countedBody) Close() error {
 	if !a.closed {
 		a.closed = true
 		a.s.requests.Add(-1)
@@ -141,7 +141,7 @@ func (b counted) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMul
 	return b.Backend.CompleteMultipartUpload(ctx, in)
 }
 
-// ListBuckets lists what is served.
+// ListBuckets lists the buckets that are served.
 func (b counted) ListBuckets(ctx context.Context, in s3response.ListBucketsInput) (s3response.ListAllMyBucketsResult, error) {
 	out, err := b.Backend.ListBuckets(ctx, in)
 	if b.s.keys.bucket != "" {
@@ -151,7 +151,7 @@ func (b counted) ListBuckets(ctx context.Context, in s3response.ListBucketsInput
 }
 
 // serveHealth answers probes on an address of their own until the process ends. The gateway is
-// alive while it answers. It is ready if it listens, does not stop, and no circuit breaker is open.
+// alive if it answers. It is ready if it listens, is not stopping, and has no circuit breaker open.
 func (s *server) serveHealth(address string) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {

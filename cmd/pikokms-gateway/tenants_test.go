@@ -24,8 +24,8 @@ import (
 
 const tenants = 20
 
-// newTable makes a table with a branch key for each of some tenants, t0, t1 and so on. The KEY
-// takes the branch key from the pair "tenant".
+// newTable makes a table with a branch key for each tenant: t0, t1 and so on. The KEY takes the
+// branch key from the pair "tenant".
 func newTable(t *testing.T, key string) {
 	t.Helper()
 	u, err := url.Parse(key)
@@ -42,7 +42,8 @@ func newTable(t *testing.T, key string) {
 	}
 }
 
-// TestTenants gives each tenant a branch key by one line: the bucket, or a folder in it, is the ID.
+// TestTenants gives each tenant a branch key by one line of configuration. The bucket, or a folder
+// in it, is the ID.
 func TestTenants(t *testing.T) {
 	t.Run("a table in a file", func(t *testing.T) {
 		key := "branchkey://" + filepath.ToSlash(filepath.Join(t.TempDir(), "keys.db")) + "?by=tenant&master=" + url.QueryEscape(newKey(t))
@@ -140,7 +141,8 @@ func testTenants(t *testing.T, key string) {
 	require.NoError(t, err)
 	requireTenant("data", "t2/joined", "t2", "of t3")
 
-	// What is moved to another tenant behind the gateway is refused, though its branch key is known.
+	// An object that was moved to another tenant behind the gateway is refused, though its branch key
+	// is known.
 	moved, err := os.ReadFile(filepath.Join(folder, "data", "t4", "x"))
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "data", "t5", "x"), moved, 0o600))
@@ -165,8 +167,8 @@ func openKeyring(t *testing.T, key string) provider.Unwrapper {
 	return p
 }
 
-// TestNamesOfTenants puts names that the one KEY, which is for the folders of a bucket, is or is not
-// for.
+// TestNamesOfTenants puts objects with various names. The one KEY is for the folders of a bucket,
+// so some of them have none.
 func TestNamesOfTenants(t *testing.T) {
 	g := start(t, "--folder", t.TempDir(), "--key-for", "data/{tenant}/="+newKey(t))
 	g.makeBucket(t, "data")

@@ -45,8 +45,8 @@ func writeCertificate(t *testing.T, certFile, keyFile string) *x509.Certificate 
 	return cert
 }
 
-// TestTLS serves by HTTPS, reads a new certificate on SIGHUP, and answers probes by HTTP meanwhile,
-// also while it stops.
+// TestTLS serves by HTTPS, reads a new certificate on SIGHUP, and answers probes by HTTP, even
+// while it stops.
 func TestTLS(t *testing.T) {
 	dir, health := t.TempDir(), freeAddress(t)
 	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
@@ -92,7 +92,8 @@ func TestTLS(t *testing.T) {
 	}
 	require.Equal(t, http.StatusOK, ready())
 
-	// Who reads an object when it stops gets all of it. New clients are sent elsewhere by then.
+	// Whoever reads an object when the gateway stops gets all of it. By then probes send new clients
+	// elsewhere.
 	require.NoError(t, g.process.Process.Signal(syscall.SIGTERM))
 	require.Eventually(t, func() bool { return ready() == http.StatusServiceUnavailable }, time.Minute, 10*time.Millisecond)
 	whole, err := io.ReadAll(got.Body)

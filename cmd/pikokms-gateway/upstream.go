@@ -24,7 +24,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// openBackend opens what is behind the gateway. The bucket is empty if the gateway serves all.
+// openBackend opens the folder or the S3 behind the gateway. The bucket is empty if the gateway
+// serves all.
 func openBackend(ctx context.Context, c *config) (_ backend.Backend, bucket string, err error) {
 	if c.folder == "" {
 		b, bucket, err := openUpstream(ctx, c.upstream)
@@ -90,8 +91,8 @@ func openUpstream(ctx context.Context, text string) (_ backend.Backend, bucket s
 		if endpoint := query.Get("endpoint"); endpoint != "" {
 			o.BaseEndpoint, o.UsePathStyle = &endpoint, true
 		}
-		// The content of a request is a stream, which is sent once, and a frame's tag verifies more
-		// than a checksum would.
+		// The content of a request is a stream, which can be sent only once, and a frame's tag verifies
+		// more than a checksum would.
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 		o.Retryer = aws.NopRetryer{}

@@ -20,7 +20,7 @@ import (
 	"piko.sh/pikokms/internal/emulator"
 )
 
-// TestVersions stands in front of a bucket with versions, of LocalStack.
+// TestVersions runs the gateway in front of a bucket with versions, of LocalStack.
 func TestVersions(t *testing.T) {
 	localStack := emulator.LocalStack(t)
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
@@ -80,7 +80,8 @@ func TestVersions(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, string(whole), get("big", nil))
 
-	// Only the versions of clients' objects are to be seen. Behind there are those of the parts.
+	// Clients see only the versions of their objects. Behind the gateway there are those of the parts,
+	// too.
 	list, err := g.client.ListObjectVersions(t.Context(), &s3.ListObjectVersionsInput{Bucket: bucket})
 	require.NoError(t, err)
 	sizes := make(map[string]int64)
@@ -99,7 +100,7 @@ func TestVersions(t *testing.T) {
 	require.Greater(t, stored, int64(len(whole)))
 	require.Len(t, hidden.DeleteMarkers, 5)
 
-	// The rule in the documentation, of which LocalStack expires nothing, is valid.
+	// The rule in the documentation is valid. LocalStack expires nothing by it.
 	page, err := os.ReadFile("../../docs/GATEWAY.md")
 	require.NoError(t, err)
 	_, text, found := strings.Cut(string(page), "```json\n")

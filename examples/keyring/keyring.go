@@ -29,8 +29,8 @@ func NewModule() (*Module, error) {
 	return &Module{aead}, err
 }
 
-// providerID names this kind of key in messages. It begins with a name of one's own, so that no
-// other kind has it. "aws-kms" is AWS's.
+// providerID names this kind of key in messages. A prefix such as your company's name keeps it
+// unique. "aws-kms" is AWS's.
 const providerID = "example-module"
 
 // Keyring wraps data keys in a Module. It is a provider.EncryptionProvider.
@@ -39,7 +39,7 @@ type Keyring struct {
 	Name   string // of the key, in messages
 }
 
-// Type returns the name that telemetry has for this kind of key service.
+// Type returns the name of this kind of key service in telemetry.
 func (k *Keyring) Type() provider.Type { return "example_module" }
 
 // GenerateDataKey makes a data key here, where a key service would make one in the same call.

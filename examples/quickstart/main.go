@@ -56,7 +56,7 @@ func run(ctx context.Context, file string) (err error) {
 	}
 	defer provider.Close()
 
-	// From the next lines on the application does not deal with encryption.
+	// From here on, the application does not deal with encryption.
 	folder, err := folderstorage.New(filepath.Join(dir, "objects"))
 	if err != nil {
 		return err
@@ -92,15 +92,15 @@ func run(ctx context.Context, file string) (err error) {
 		return err
 	}
 	defer content.Close()
-	again := sha256.New()
-	n, err := io.Copy(again, content)
+	readBack := sha256.New()
+	n, err := io.Copy(readBack, content)
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(sum.Sum(nil), again.Sum(nil)) {
+	if !bytes.Equal(sum.Sum(nil), readBack.Sum(nil)) {
 		return errors.New("what was read back differs from what was stored")
 	}
-	fmt.Printf("read back    %d bytes, the same: SHA-256 %x…\n", n, again.Sum(nil)[:8])
+	fmt.Printf("read back    %d bytes, the same: SHA-256 %x…\n", n, readBack.Sum(nil)[:8])
 	return nil
 }
 
@@ -146,9 +146,9 @@ func searchPlaintext(stored, original *os.File) error {
 		fmt.Printf("  plaintext  not searched for: the file has under %d bytes\n", size)
 		return nil
 	}
-	var wanted [pieces][size]byte
-	for i := range wanted {
-		if _, err := original.ReadAt(wanted[i][:], (info.Size()-size)*int64(i)/(pieces-1)); err != nil {
+	var samples [pieces][size]byte
+	for i := range samples {
+		if _, err := original.ReadAt(samples[i][:], (info.Size()-size)*int64(i)/(pieces-1)); err != nil {
 			return err
 		}
 	}
@@ -159,8 +159,8 @@ func searchPlaintext(stored, original *os.File) error {
 	for {
 		n, err := io.ReadFull(stored, window[len(window):cap(window)])
 		window = window[:len(window)+n]
-		for i := range wanted {
-			if bytes.Contains(window, wanted[i][:]) {
+		for i := range samples {
+			if bytes.Contains(window, samples[i][:]) {
 				return errors.New("the stored object holds plaintext")
 			}
 		}

@@ -14,8 +14,9 @@ import (
 	"piko.sh/pikokms"
 )
 
-// RewrapBeside has an application put and delete objects while another process rewraps them without
-// pause. Each key has one writer, so after each of its calls it knows what must be there.
+// RewrapBeside puts and deletes objects through application while rewrapper, which stands for
+// another process, rewraps them without pause. Each key has only one writer, which knows after each
+// of its calls what must be stored.
 func RewrapBeside(t *testing.T, application, rewrapper *pikokms.Host, writers, operations int) {
 	t.Helper()
 	key := func(i int) string { return fmt.Sprintf("folder-%d/object", i) }
@@ -59,7 +60,7 @@ func RewrapBeside(t *testing.T, application, rewrapper *pikokms.Host, writers, o
 	}
 }
 
-// writeAndLook puts or deletes an object, and checks that this stays so.
+// writeAndLook puts or deletes an object, and checks that no rewrapping undoes that.
 func writeAndLook(t *testing.T, application *pikokms.Host, key, content string, deletes bool) {
 	if deletes {
 		if err := application.Delete(t.Context(), key); err != nil {

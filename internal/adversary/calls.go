@@ -13,10 +13,10 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// ErrFault is what a call of this package says that was made to fail.
+// ErrFault is the error of a call that Calls made fail.
 var ErrFault = errors.New("fault")
 
-// Calls counts the calls of all that it wraps, and makes some of them fail. It is safe for
+// Calls counts the calls of everything that it wraps, and makes some of them fail. It is safe for
 // concurrent use.
 type Calls struct {
 	Fails func(n int) bool // reports whether the nth call fails, from 1; nil means none
@@ -48,7 +48,7 @@ func (c *Calls) Failed() bool {
 	return false
 }
 
-// Call counts a call of what is named, and returns ErrFault if it is to fail.
+// Call counts a call of the named operation, and returns ErrFault if it is to fail.
 func (c *Calls) Call(what string) error {
 	n := int(c.made.Add(1))
 	if c.Fails != nil && c.Fails(n) {
@@ -57,8 +57,8 @@ func (c *Calls) Call(what string) error {
 	return nil
 }
 
-// Reader returns a source whose reads are calls. A read that fails may still return bytes. After
-// the failure it says that it has ended, as bodies of HTTP requests do.
+// Reader returns a source whose reads are calls. A read that fails may still return bytes. Reads
+// after the failure return io.EOF, as those of bodies of HTTP requests do.
 func (c *Calls) Reader(r io.Reader) io.Reader { return &reader{Reader: r, calls: c} }
 
 type reader struct {
@@ -98,8 +98,8 @@ func (r readerAt) ReadAt(p []byte, off int64) (int, error) {
 	return r.ReaderAt.ReadAt(p, off)
 }
 
-// Writer returns a destination whose writes are calls. A write that fails takes a half of its
-// bytes, and if short is true, it does not say that it failed.
+// Writer returns a destination whose writes are calls. A write that fails takes half of its bytes.
+// If short is true, it returns no error.
 func (c *Calls) Writer(w io.Writer, short bool) io.Writer { return writer{w, c, short} }
 
 type writer struct {
@@ -163,10 +163,11 @@ func (k keys) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKey
 }
 
 // Storage returns a storage whose operations, and the reads of its objects, are calls. A Put is two
-// calls: it fails after it has read a part, or it stores the object and its answer is lost.
+// calls. If the first fails, Put has read a part of the content. If the second fails, the object is
+// stored, but its answer is lost.
 func (c *Calls) Storage(s FullStorage) FullStorage { return storage{s, c} }
 
-// FullStorage is a storage with all that a host makes use of.
+// FullStorage is a storage with all methods that a host can use.
 type FullStorage interface {
 	pikokms.ConditionalStorage
 	pikokms.RangeStorage

@@ -10,10 +10,10 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// ChangedDataKeys asks p a thousand times about a data key that it wrapped with these pairs, each
-// time with another byte of the provider information or the ciphertext changed. The test fails
-// unless p refuses them all as untrusted, as not to be decrypted, or since they name a version of
-// its key that does not exist.
+// ChangedDataKeys asks p a thousand times to unwrap a data key that it wrapped with these pairs,
+// each time with one byte of the provider information or the ciphertext changed. The test fails
+// unless p always refuses: because it does not trust the key, because the data key does not
+// decrypt, or because it names a version of the key that does not exist.
 func ChangedDataKeys(t testing.TB, p provider.Unwrapper, made header.EncryptedDataKey, pairs map[string]string) {
 	t.Helper()
 	random := rand.New(rand.NewPCG(1, 2))

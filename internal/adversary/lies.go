@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// Lies are the ways in which something on the way to a service answers for it, or breaks off what
-// it answers. None of them is an answer of a service.
+// Lies are the answers that a client gets from something between it and a service, such as a proxy,
+// and answers of the service that break off. A client must not take any of them for the service's.
 var Lies = map[string]http.HandlerFunc{
 	"a body that is cut": func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -40,7 +40,7 @@ var Lies = map[string]http.HandlerFunc{
 		_, _ = io.WriteString(w, `["OK"]`)
 	},
 	"silence": func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // only then its end is noticed
+		_, _ = io.Copy(io.Discard, r.Body) // only then does net/http notice that the client hangs up
 		<-r.Context().Done()
 	},
 	"a reset": func(w http.ResponseWriter, r *http.Request) { send(w, r, "") },
@@ -52,11 +52,11 @@ func page(w http.ResponseWriter, status int, title string) {
 	fmt.Fprintf(w, "<!DOCTYPE html>\n<html><head><title>%s</title></head>\n<body><h1>%[1]s</h1></body></html>\n", title)
 }
 
-// send answers with a text, and resets the connection.
+// send answers with a text and closes the connection, or resets it if the text is empty.
 func send(w http.ResponseWriter, r *http.Request, text string) {
 	_, _ = io.Copy(io.Discard, r.Body)
 	connection, _, err := http.NewResponseController(w).Hijack()
-	if err != nil { // of HTTP/2, whose streams are reset one by one
+	if err != nil { // HTTP/2 allows no Hijack, so only the stream is reset
 		panic(http.ErrAbortHandler)
 	}
 	defer connection.Close()
@@ -74,7 +74,7 @@ func send(w http.ResponseWriter, r *http.Request, text string) {
 // Liar is a server that may lie in place of another handler.
 type Liar struct {
 	*httptest.Server
-	Requests atomic.Int64 // those that were lied to
+	Requests atomic.Int64 // how many requests were answered with a lie
 
 	mu  sync.Mutex
 	lie http.HandlerFunc

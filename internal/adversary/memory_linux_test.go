@@ -60,7 +60,7 @@ const (
 	memoryCached  = 4 // data keys
 )
 
-// use encrypts and decrypts, and tells its phases to the parent, which looks at the memory in each.
+// use encrypts and decrypts, and reports each phase to the parent, which then searches the memory.
 func use(t *testing.T) {
 	keys := new(leftover.Masking)
 	if file := os.Getenv(memoryKeyFile); file != "" {

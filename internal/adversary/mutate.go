@@ -112,11 +112,11 @@ var Kinds = []Kind{
 		f := m.fields[r.IntN(len(m.fields))]
 		number := b[f.at : f.at+f.size]
 		switch r.IntN(6) {
-		case 0: // the most that there is
+		case 0: // the largest number
 			copy(number, bytes.Repeat([]byte{0xff}, f.size))
 		case 1:
 			clear(number)
-		case 2: // the most of a signed number
+		case 2: // the largest signed number
 			copy(number, bytes.Repeat([]byte{0xff}, f.size))
 			number[0] = 0x7f
 		case 3:
@@ -154,9 +154,8 @@ var Kinds = []Kind{
 	{"changed twice", nil}, // by any two of the others
 }
 
-// Mutate returns a message that was made of m by one of [Kinds], and that kind. Of some kinds it
-// takes parts of another message under the same key. The result is never a message that either of
-// them is.
+// Mutate changes m by one of [Kinds], which r chooses, and returns that kind and the result. Some
+// kinds take parts of other, a message under the same key. The result differs from both messages.
 func (m *Message) Mutate(r *rand.Rand, other *Message) (Kind, []byte) {
 	for {
 		kind := Kinds[r.IntN(len(Kinds))]
@@ -172,15 +171,16 @@ func (m *Message) Mutate(r *rand.Rand, other *Message) (Kind, []byte) {
 	}
 }
 
-// plain is how many of the first Kinds need no message in its parts.
-const plain = 8
+// bytesOnly is how many of the first Kinds change only the sealed bytes, and do not need the
+// message's parts.
+const bytesOnly = 8
 
 func (m *Message) twice(r *rand.Rand, other *Message) []byte {
 	changed := Kinds[r.IntN(len(Kinds)-1)].Change(r, m, other)
 	if len(changed) < 2 {
 		return nil
 	}
-	return Kinds[r.IntN(plain)].Change(r, &Message{Sealed: changed}, other)
+	return Kinds[r.IntN(bytesOnly)].Change(r, &Message{Sealed: changed}, other)
 }
 
 func (m *Message) with(frames [][]byte, footer []byte) []byte {
@@ -206,11 +206,11 @@ func HostileContext(r *rand.Rand) []byte {
 		{"\xff\xfe", "1"}, {"b", "\xc3\x28"}, {"\xed\xa0\x80", "a surrogate"}, {"c\x00", "\xc0\x80"}, {"", ""}, {"aws-crypto-public-key", "AA=="},
 	}
 	count := 1 + r.IntN(6)
-	said := count
+	stated := count
 	if r.IntN(5) == 0 {
-		said = r.IntN(1 << 16)
+		stated = r.IntN(1 << 16)
 	}
-	b := binary.BigEndian.AppendUint16(nil, uint16(said))
+	b := binary.BigEndian.AppendUint16(nil, uint16(stated))
 	for range count {
 		for _, part := range pairs[r.IntN(len(pairs))] {
 			b = binary.BigEndian.AppendUint16(b, uint16(len(part)))
@@ -223,7 +223,8 @@ func HostileContext(r *rand.Rand) []byte {
 	return b
 }
 
-// ForeignARN is of a key that no test has. Asking a key service about it would be a mistake.
+// ForeignARN is the ARN of a key that no test has. Asking a key service about it would be a
+// mistake.
 const ForeignARN = "arn:aws:kms:us-east-1:999999999999:key/00000000-0000-0000-0000-000000000000"
 
 // hostileKeys returns serialised encrypted data keys, with their count.
@@ -234,7 +235,7 @@ func hostileKeys(r *rand.Rand, m, other *Message) []byte {
 	count := int(binary.BigEndian.Uint16(m.Sealed[own.from:]))
 	var b []byte
 	switch r.IntN(6) {
-	case 0: // repeated, up to the most that the format holds
+	case 0: // repeated many times
 		times := 2 + r.IntN(40)
 		b, count = bytes.Repeat(mine, times), count*times
 	case 1: // those of another message before ours

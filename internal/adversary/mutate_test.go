@@ -252,7 +252,7 @@ func TestChangedMessages(t *testing.T) {
 	require.Equal(t, total, sum)
 }
 
-// released tells whether got is a beginning of the message whose header the changed one has.
+// released reports whether got is a beginning of the message whose header the changed one has.
 func released(f *family, changed, got []byte) bool {
 	if len(got) == 0 {
 		return true

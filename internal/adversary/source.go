@@ -5,14 +5,14 @@ import (
 	"io"
 )
 
-// ErrLost is what a broken connection of this package says.
+// ErrLost is the error of a broken connection.
 var ErrLost = errors.New("connection lost")
 
 // Ending is how a [Source] ends after its bytes.
 type Ending struct {
 	Err      error // nil for a source that returns nothing for ever
 	WithData bool  // the error comes with the last bytes
-	ForEver  bool  // otherwise it comes once, and then io.EOF, as from the body of an HTTP request
+	ForEver  bool  // each further read returns the error; otherwise io.EOF, as an HTTP body does
 }
 
 // Losses are the ways in which a source loses its connection, by name.
@@ -32,16 +32,16 @@ type Source struct {
 	Piece  int // the most bytes that it returns at once; 0 means any number
 	Ending Ending
 
-	Asked int // how often it was read after its error
-	said  bool
+	Asked  int // how often it was read after its error
+	failed bool
 }
 
 // Read implements io.Reader.
 func (s *Source) Read(p []byte) (int, error) {
-	if s.said {
+	if s.failed {
 		s.Asked++
 	}
-	if s.said && !s.Ending.ForEver {
+	if s.failed && !s.Ending.ForEver {
 		return 0, io.EOF
 	}
 	if s.Piece > 0 && len(p) > s.Piece {
@@ -52,7 +52,7 @@ func (s *Source) Read(p []byte) (int, error) {
 	if len(s.Rest) > 0 || n > 0 && !s.Ending.WithData || s.Ending.Err == nil {
 		return n, nil
 	}
-	s.said = true
+	s.failed = true
 	return n, s.Ending.Err
 }
 

@@ -19,7 +19,7 @@ const defaultPartition = "aws"
 type Accounts struct {
 	IDs       []string
 	Partition string // of the accounts; default "aws"
-	Region    string // in which KMS is asked
+	Region    string // of the KMS that is asked
 }
 
 // Check checks the IDs. The error holds provider.ErrInvalidKey.

@@ -8,14 +8,14 @@ import (
 )
 
 // IsKey reports whether text is the ARN of a KMS key.
-func IsKey(text string) bool { return is(text, "key/") }
+func IsKey(text string) bool { return isResource(text, "key/") }
 
 // IsAlias reports whether text is the ARN of an alias of a KMS key.
-func IsAlias(text string) bool { return is(text, "alias/") }
+func IsAlias(text string) bool { return isResource(text, "alias/") }
 
 // is reports whether text is the ARN of a resource of KMS (specification:
 // framework/aws-kms/aws-kms-key-arn.md, "A Valid AWS KMS ARN").
-func is(text, kind string) bool {
+func isResource(text, kind string) bool {
 	a, err := arn.Parse(text)
 	name, ok := strings.CutPrefix(a.Resource, kind)
 	return err == nil && ok && name != "" && a.Service == "kms" && a.Partition != "" && a.Region != "" && a.AccountID != ""

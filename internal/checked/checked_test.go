@@ -14,7 +14,7 @@ import (
 
 var errLost = errors.New("connection lost")
 
-// answer is what a source or destination says to one call.
+// answer is the result of one call of a source or destination.
 type answer struct {
 	n   int
 	err error

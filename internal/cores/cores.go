@@ -42,12 +42,12 @@ func Take(parallelism, most int) int {
 		return most
 	}
 	for {
-		before := taken.Load()
-		n := min(int64(most), int64(runtime.GOMAXPROCS(0))-before)
+		inUse := taken.Load()
+		n := min(int64(most), int64(runtime.GOMAXPROCS(0))-inUse)
 		if n <= 0 {
 			return 0
 		}
-		if taken.CompareAndSwap(before, before+n) {
+		if taken.CompareAndSwap(inUse, inUse+n) {
 			return int(n)
 		}
 	}

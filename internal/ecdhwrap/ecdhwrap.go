@@ -41,8 +41,8 @@ func IsECDH(wrapped header.EncryptedDataKey) bool {
 type curve struct {
 	ecdh.Curve
 	elliptic elliptic.Curve
-	name     string // in what is derived
-	size     int    // of a coordinate in bytes
+	name     string // in the input of key derivation
+	size     int    // of a coordinate, in bytes
 }
 
 var curves = []curve{
@@ -88,11 +88,11 @@ func (c *curve) decompress(point []byte) (*ecdh.PublicKey, error) {
 	if x == nil {
 		return nil, errors.New("it is no point of the curve")
 	}
-	whole := make([]byte, 1+2*c.size)
-	whole[0] = 4
-	x.FillBytes(whole[1 : 1+c.size])
-	y.FillBytes(whole[1+c.size:])
-	return c.NewPublicKey(whole)
+	uncompressed := make([]byte, 1+2*c.size)
+	uncompressed[0] = 4
+	x.FillBytes(uncompressed[1 : 1+c.size])
+	y.FillBytes(uncompressed[1+c.size:])
+	return c.NewPublicKey(uncompressed)
 }
 
 // Parties are the public keys of the two parties of a message. They are on one curve.
@@ -222,8 +222,7 @@ func (p Parties) Unwrap(shared, ciphertext []byte, size int, encryptionContext m
 
 var errUnwrap = fmt.Errorf("%w: the data key does not open: another encryption context, or a changed header", provider.ErrDecryptionFailed)
 
-// keys are what is derived from a shared secret: the commitment, and the key that wraps one data
-// key.
+// keys are derived from a shared secret: the commitment, and the key that wraps one data key.
 type keys [2 * sha512.Size384]byte
 
 func (k *keys) clear()             { clear(k[:]) }

@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// Region is the Region in which tests ask LocalStack. Credentials is both the access key ID and the
-// secret key, since LocalStack accepts any.
+// Region is the Region that tests use with LocalStack. Credentials is both the access key ID and
+// the secret key, since LocalStack accepts any.
 const (
 	Region      = "eu-west-1"
 	Credentials = "test"
@@ -65,7 +65,7 @@ var versityGW = sync.OnceValues(func() (*emulator, error) { return startServer("
 
 // startServer starts the command serve of a package of the module lab.
 func startServer(name string) (*emulator, error) {
-	dir, err := above(filepath.Join("lab", name))
+	dir, err := findAbove(filepath.Join("lab", name))
 	if err != nil {
 		return nil, err
 	}
@@ -95,10 +95,10 @@ sys.stdin.read()
 os._exit(0)
 `
 
-// Moto returns the URL of an empty moto server, which is the test's alone until it ends. The tests of
-// a process hand their servers on, since one takes a while to start. The test is skipped in short mode,
-// so that what runs then does not depend on a machine's Python, and if neither python3 nor the Python
-// that PIKOKMS_PYTHON names has moto's server.
+// Moto returns the URL of an empty moto server that no other test uses at the same time. A server
+// takes a while to start, so later tests of the process reuse it. The test is skipped in short
+// mode, so that what runs then does not depend on a machine's Python, and if neither python3 nor
+// the Python that PIKOKMS_PYTHON names has moto's server.
 func Moto(t testing.TB) string {
 	t.Helper()
 	if testing.Short() {
@@ -164,8 +164,8 @@ func resetMoto(url string) error {
 	return nil
 }
 
-// above returns the path of a folder that lies in the working folder or in one above it.
-func above(folder string) (string, error) {
+// findAbove returns the path of a folder in the working folder or in one of its parents.
+func findAbove(folder string) (string, error) {
 	dir, err := os.Getwd()
 	for err == nil {
 		path := filepath.Join(dir, folder)
@@ -181,7 +181,7 @@ func above(folder string) (string, error) {
 	return "", err
 }
 
-// start starts a command. The line that it prints first is its URL.
+// start starts a command. The first line that it prints is its URL.
 func start(command *exec.Cmd) (*emulator, error) {
 	stderr, err := os.CreateTemp("", "emulator-") // a file needs no goroutine
 	if err != nil {
@@ -208,8 +208,8 @@ func start(command *exec.Cmd) (*emulator, error) {
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		stop()
-		said, _ := os.ReadFile(stderr.Name())
-		lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+		output, _ := os.ReadFile(stderr.Name())
+		lines := strings.Split(strings.TrimSpace(string(output)), "\n")
 		return nil, fmt.Errorf("%s did not start: %s", command, lines[max(0, len(lines)-3):])
 	}
 	return &emulator{strings.TrimSpace(line), stop}, nil

@@ -16,7 +16,7 @@ import (
 // OpenBaoToken is the root token of the server that OpenBao starts.
 const OpenBaoToken = "root"
 
-// serveOpenBao runs a server that holds all in memory and ends when standard input does.
+// serveOpenBao is a shell script that runs an in-memory server until standard input ends.
 const serveOpenBao = `
 export HOME="$(mktemp -d)"
 "$1" server -dev -dev-no-store-token -dev-root-token-id="$3" -dev-listen-address="$2" >"$HOME/log" 2>&1 &
@@ -28,9 +28,9 @@ wait $server 2>/dev/null
 rm -rf "$HOME"
 `
 
-// OpenBao returns the URL of an OpenBao server with all in memory, which the tests of a process
-// share and which ends with that process. If neither bao nor the program that PIKOKMS_OPENBAO names
-// can be run, the test is skipped.
+// OpenBao returns the URL of an in-memory OpenBao server, which the tests of a process share and
+// which ends with that process. If neither bao nor the program that PIKOKMS_OPENBAO names can be
+// run, the test is skipped.
 func OpenBao(t testing.TB) string {
 	t.Helper()
 	program := openBaoProgram()

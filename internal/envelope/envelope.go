@@ -73,8 +73,8 @@ func Encrypt(ctx context.Context, p provider.EncryptionProvider, plaintext strin
 	return New(e.KeyID, p.Type(), e.Ciphertext)
 }
 
-// New returns the text of an envelope around the ciphertext of another, of Seal's form. The error
-// holds provider.ErrEncryptionFailed for an envelope of more than 16 MiB.
+// New returns the text of an envelope around a ciphertext in the form in which Seal returns it. The
+// error holds provider.ErrEncryptionFailed for an envelope of more than 16 MiB.
 func New(keyID string, kind provider.Type, ciphertext string) (string, error) {
 	text := (&Envelope{KeyID: keyID, Provider: string(kind), Ciphertext: ciphertext, Version: version}).String()
 	if len(text) > maxSize {

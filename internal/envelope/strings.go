@@ -107,8 +107,8 @@ func ReEncrypt(ctx context.Context, to, from provider.EncryptionProvider, e *Env
 	return text, true, err
 }
 
-// Fail returns the error of an operation that a caller asked for, as provider.Failure does for a
-// provider.
+// Fail wraps the error of an operation as provider.Failure does. If err is already a provider's, it
+// keeps the provider and the key that err names.
 func Fail(p provider.EncryptionProvider, operation string, err error) error {
 	if inner, ok := err.(*provider.EncryptionError); ok {
 		return provider.Failure(operation, provider.Type(inner.Provider), inner.KeyID, err)

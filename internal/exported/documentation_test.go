@@ -17,12 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"piko.sh/pikokms/internal/exported"
+	"piko.sh/pikokms/internal/race"
 )
 
 // TestDocumentation reads the documentation of the published packages as pkg.go.dev does. There, a
 // link to a name that is gone is text in brackets, and an example of a name that is gone is left
 // out, both without an error.
 func TestDocumentation(t *testing.T) {
+	race.SkipShort(t)
 	packages := make(map[string][]string) // exported names by import path
 	for _, folder := range published(t) {
 		names, err := exported.List(folder)

@@ -1,5 +1,5 @@
 // Package exported lists a package's exported identifiers, for tests that compare the list to a
-// file. So an identifier that is exported by accident, such as by an embedded field, fails a test.
+// file. Such a test fails if an identifier is exported by accident, as by an embedded field.
 package exported
 
 import (
@@ -16,8 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Test compares the exported identifiers of the package under test with testdata/exported.txt, so
-// that none is exported by accident.
+// Test compares the exported identifiers of the package under test with testdata/exported.txt.
 func Test(t *testing.T) {
 	names, err := List(".")
 	require.NoError(t, err)

@@ -94,7 +94,7 @@ func (r *ReaderAt) readFrame(p []byte, off int64) (int, error) {
 
 // read reads n bytes of src from off to the opener's buffer. A frame in a buffer that is too small
 // for it is read in pieces, the first of 64 KiB and each as long as all before it. So a ReaderAt,
-// too, takes memory for what arrives, whatever the body's size and the header state.
+// like a stream, takes memory for what arrives, whatever the body's size and the header claim.
 func (o *opener) read(src io.ReaderAt, n int, off int64) ([]byte, error) {
 	for have := 0; have < n; {
 		if size := min(n, max(pooledSize, have+min(have, n-have))); len(o.buf) < size {

@@ -3,19 +3,19 @@
 //
 // A message's header gives it the cipher, the message ID and the frame length. Each direction comes
 // as a push stream, an [io.WriteCloser], and as a pull stream, an [io.Reader]. A stream holds one
-// frame in memory, whatever the message's size; of a signed message that is opened, two. One that
-// opens frames takes memory as their bytes arrive, at most twice as much, whatever frame length the
-// header states. [Config.Parallelism] says when a stream uses several cores, and how much memory it
-// takes then.
+// frame in memory, whatever the message's size, or two when it opens a signed message. A stream
+// that opens frames takes memory as their bytes arrive, at most twice as much, whatever frame
+// length the header states. [Config.Parallelism] says when a stream uses several cores, and how
+// much memory it takes then.
 //
 // The format is that of the specification's data-format/message-body.md ("Framed Data") and
 // data-format/message-body-aad.md. These invariants hold:
 //
 //   - Frames count from 1 without a gap.
 //   - A body ends with exactly one final frame. Only the footer of a signed message may follow it.
-//   - No byte of a frame is released before its tag is verified. Of a signed message, no byte of the
-//     last frame that has content is released before the footer is verified. The final frame may be
-//     empty, so that can be the frame before it.
+//   - No byte of a frame is released before its tag is verified. In a signed message, the last
+//     frame that has content is only released once the footer is verified. That is the frame before
+//     the final one if the final one is empty.
 //   - A source that fails, even once, never leads to a final frame, nor to an io.EOF.
 //
 // The final frame that this package writes is always shorter than a regular one, and empty if need
@@ -48,7 +48,7 @@ var (
 	ErrTooLong = errors.New("plaintext too long for its frame length")
 	// ErrTooLarge means that an unframed body is larger than the reader's bound.
 	ErrTooLarge = errors.New("unframed message body exceeds the bound")
-	// ErrStreamClosed means a write to a stream that was closed.
+	// ErrStreamClosed means that a stream was written to after its Close.
 	ErrStreamClosed = errors.New("stream is closed")
 	// ErrAborted means that a stream ended early, because of Abort or a panic of its source or
 	// destination.
@@ -59,8 +59,8 @@ const (
 	ivSize  = 12
 	tagSize = 16
 
-	// RegularOverhead and FinalOverhead are how many bytes a regular and a final frame have beside
-	// their content. UnframedOverhead is the same for an unframed body.
+	// RegularOverhead and FinalOverhead are how many bytes a regular and a final frame have in
+	// addition to their content. UnframedOverhead is the same for an unframed body.
 	RegularOverhead  = 4 + ivSize + tagSize
 	FinalOverhead    = 4 + 4 + ivSize + 4 + tagSize
 	UnframedOverhead = ivSize + 8 + tagSize
@@ -88,8 +88,8 @@ type Config struct {
 	// the most bytes of plaintext that a reader accepts.
 	Length int
 
-	// Unframed says that the body to be opened is one sealed block. It is held in memory until its
-	// tag is verified. Unframed bodies are not written.
+	// Unframed means that the body to be opened is one sealed block. It is held in memory until its
+	// tag is verified. This package does not write unframed bodies.
 	Unframed bool
 
 	// Parallelism is the most goroutines that seal or open frames of one stream side by side. 1
@@ -112,7 +112,7 @@ type Config struct {
 	// Digest, if not nil, receives every stored byte of the body.
 	Digest io.Writer
 
-	// Footer, if not nil, is called when a body is opened. It gets all bytes after the body, before
-	// the last plaintext is released. Its error refuses the message.
+	// Footer, if not nil, verifies all bytes after a body that is opened. It is called before the
+	// last plaintext is released. If it returns an error, opening fails with that error.
 	Footer func(footer []byte) error
 }

@@ -13,7 +13,7 @@ type OpenReader struct {
 	pull   pull
 	intake intake
 
-	// The next two are only of a message with a footer.
+	// held and final are set only in a message with a footer.
 	held  []byte // plaintext of the regular frame that was opened last, within pull.held
 	final []byte // plaintext of the final frame, within pull.buffer; nil until the footer is verified
 }
@@ -192,7 +192,7 @@ type OpenWriter struct {
 	push   push
 	intake intake
 	done   bool   // the final frame is opened
-	held   []byte // in a message with a footer, plaintext of the regular frame before, within push.held
+	held   []byte // in a message with a footer, the previous frame's plaintext, within push.held
 	last   []byte // plaintext of the final frame, within the buffer
 	footer []byte // what was written after the final frame
 }

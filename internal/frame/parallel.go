@@ -280,7 +280,7 @@ func (p *pipeline) fill(b *batch) (more bool) {
 	if p.taken >= longFrom {
 		p.perBatch = longBatch / p.frames.regularSize()
 		if p.isGathered() {
-			p.perBatch-- // with the gap, the buffer is as large as other batches have it
+			p.perBatch-- // so that with the gap, the buffer is no larger than those of other batches
 		}
 		p.perBatch = max(1, p.perBatch)
 	}
@@ -308,9 +308,9 @@ func (p *pipeline) fill(b *batch) (more bool) {
 
 // isGathered reports whether frames are opened within the buffer that they were read to, and then
 // written. Stored frames have headers and tags between them, so what is opened in place is as many
-// pieces as there are frames, and as many writes. Therefore the frames of a batch are read behind a
-// gap of one frame's plaintext. Each is opened to where the one before it was, and all of the
-// batch's plaintext ends up in one piece at the start of the buffer.
+// pieces as there are frames, and as many writes. Therefore the buffer begins with a gap of one
+// frame's plaintext, and the batch's frames are read to the room after it. Each frame is opened to
+// the place of the one before it, and all plaintext ends up in one piece at the buffer's start.
 func (p *pipeline) isGathered() bool { return p.frames.opening && !p.inMemory && p.into == nil }
 
 // takeInput gives a batch the next frames: as many as the source has ready, but at least one. At

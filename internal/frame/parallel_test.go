@@ -33,7 +33,7 @@ func beside(c frame.Config, parallelism int) frame.Config {
 	return c
 }
 
-// several gives b in one go, or in pieces as a connection would.
+// several returns readers of b: in one piece, or in pieces as a connection would.
 var several = map[string]func(b []byte) io.Reader{
 	"at once":          func(b []byte) io.Reader { return onlyReader{bytes.NewReader(b)} },
 	"in halves":        func(b []byte) io.Reader { return iotest.HalfReader(bytes.NewReader(b)) },

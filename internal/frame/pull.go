@@ -11,7 +11,7 @@ type pull struct {
 	frames sequence
 	src    source
 	buffer buffer
-	held   buffer // of the frame before, in a signed message that is opened
+	held   buffer // of the previous frame, when a signed message is opened
 	out    []byte // output that is not read yet, within buffer
 	err    error  // the stream's first error, kept; io.EOF after the final frame
 }

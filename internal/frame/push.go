@@ -12,7 +12,7 @@ type push struct {
 	frames sequence
 	dst    io.Writer
 	buffer buffer
-	held   buffer // of the frame before, in a signed message that is opened
+	held   buffer // of the previous frame, when a signed message is opened
 	have   int    // how many bytes of an incomplete frame are in buffer
 	src    source // source of the current call
 

@@ -65,9 +65,9 @@ func (r *SealReader) next(buf []byte) (sealed []byte, final bool, err error) {
 // the body to its destination. It is for one goroutine.
 //
 // The body is complete only when Close returns nil. After a Write or a ReadFrom has failed, Close
-// returns that error and writes nothing more, and every reader refuses what was written. Some
-// failures the SealWriter does not see, such as one of a source that is copied by its own WriteTo.
-// Tell it of those by [SealWriter.Abort]:
+// returns that error and writes nothing more, and every reader refuses what was written. The
+// SealWriter does not see every failure: io.Copy may call the WriteTo of a source, whose error only
+// the caller gets. After such a failure, call [SealWriter.Abort]:
 //
 //	w := frame.NewSealWriter(dst, c)
 //	defer w.Abort() // does nothing after Close

@@ -39,8 +39,8 @@ func (s *sequence) bufferSize() int {
 	return s.config.Length + FinalOverhead
 }
 
-// firstSize returns the size in bytes of a stream's first buffer. One for frames to be opened grows
-// with what arrives.
+// firstSize returns the size in bytes of a stream's first buffer. When frames are opened, the
+// buffer grows with what arrives.
 func (s *sequence) firstSize() int {
 	if s.opening {
 		return min(s.bufferSize(), pooledSize)
@@ -118,7 +118,7 @@ func (s *sequence) sealFinal(buf, content []byte) ([]byte, error) {
 }
 
 // measure looks at b, the first bytes of the next frame, and returns how many bytes are needed
-// next. If whole is true, these are the whole frame; otherwise they only tell its size.
+// next. If whole is true, these are the whole frame; otherwise only enough to know its size.
 func (s *sequence) measure(b []byte) (need int, final, whole bool, err error) {
 	if s.config.Unframed {
 		return s.measureUnframed(b)

@@ -15,7 +15,7 @@ type source struct {
 	count  int64         // bytes that the reader gave
 
 	unread []byte // bytes that a pipeline read and gave back; they come next
-	mixed  bool   // whole regular frames may have ended, so no pipeline takes more
+	mixed  bool   // what follows may not be a whole regular frame, so no pipeline takes more
 }
 
 func newSource(r io.Reader) source {

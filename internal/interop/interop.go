@@ -1,4 +1,4 @@
-// Package interop asks programs of other implementations, for tests.
+// Package interop runs programs that use other implementations of the message format, for tests.
 package interop
 
 import (
@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Start starts a program, with further variables in its environment, which ends with the test. The
-// program reads a request in JSON from each line of its input, and answers with such a line.
+// Start starts a program, which ends with the test, and adds variables to its environment. Each
+// line of the program's input is a request in JSON, which it answers with a line of JSON.
 func Start[Request, Answer any](t testing.TB, command *exec.Cmd, environment ...string) (ask func(testing.TB, Request) Answer) {
 	t.Helper()
 	command.Env = append(os.Environ(), environment...)

@@ -27,8 +27,8 @@ type entry[ID comparable, V io.Closer] struct {
 	element *list.Element
 }
 
-// New returns an empty Cache. When it holds more values than limit, it drops the one that was last
-// used longest ago.
+// New returns an empty Cache. When it holds more values than limit, it drops the least recently
+// used one.
 func New[ID comparable, V io.Closer](lock sync.Locker, limit int) *Cache[ID, V] {
 	return &Cache[ID, V]{lock: lock, limit: limit, entries: make(map[ID]*entry[ID, V]), used: list.New()}
 }
@@ -84,7 +84,7 @@ func (c *Cache[ID, V]) drop(e *entry[ID, V]) {
 }
 
 func (e *entry[ID, V]) close() {
-	_ = e.value.Close() // memory that can't be given back is no fault of the caller
+	_ = e.value.Close() // its error concerns the process's memory, and no caller
 }
 
 // DropFunc drops the values of the IDs for which drops returns true.

@@ -12,14 +12,15 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// refuse returns an error that names which other user has access to a file, or nil.
-func refuse(path string, info fs.FileInfo, secret bool) error {
+// checkAccess returns an error if another user has access to a file that only its owner should
+// have.
+func checkAccess(path string, info fs.FileInfo, secret bool) error {
 	mode := info.Mode().Perm()
 	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {
 		return fmt.Errorf("%w: key file %s belongs to user %d, who can change it; run chown on it, or copy it", provider.ErrInvalidKey, path, owner.Uid)
 	}
 	switch {
-	case secret && mode == 0o440 && isOurs(info):
+	case secret && mode == 0o440 && inGroupOf(info):
 		return nil
 	case secret && mode&0o077 != 0:
 		return fmt.Errorf("%w: key file %s has mode %04o, others may use it; run chmod 600 on it", provider.ErrInvalidKey, path, mode)
@@ -29,8 +30,8 @@ func refuse(path string, info fs.FileInfo, secret bool) error {
 	return nil
 }
 
-// isOurs reports whether the process is in the group of a file.
-func isOurs(info fs.FileInfo) bool {
+// inGroupOf reports whether the process is in the group of a file.
+func inGroupOf(info fs.FileInfo) bool {
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return false

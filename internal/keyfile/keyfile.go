@@ -20,10 +20,10 @@ const maxSize = 16 << 10
 
 // Read returns the content of a key file, which the caller clears, and the time of its last change.
 // It refuses a file that another user can write, since that user could put another key there. If
-// isSecret says that the content is secret, it also refuses a file that another user can read, but
-// for one of mode 0440 whose group this process is in, as Kubernetes mounts secrets for a pod with
-// an fsGroup. For a symbolic link, the file that it leads to counts. On Windows, access is not
-// checked. Content in UTF-16 comes in UTF-8, without a byte order mark.
+// isSecret reports that the content is secret, it also refuses a file that another user can read.
+// The exception is a file of mode 0440 whose group this process is in: so Kubernetes mounts secrets
+// for a pod with an fsGroup. If the path is a symbolic link, Read checks the file that it leads to.
+// On Windows, it does not check access. It converts UTF-16 to UTF-8 and drops a byte order mark.
 //
 // The error holds provider.ErrInvalidKey, or fs.ErrNotExist or another error of the system.
 func Read(path string, isSecret func(text []byte) bool) (text []byte, changed time.Time, err error) {
@@ -53,7 +53,7 @@ func Read(path string, isSecret func(text []byte) bool) (text []byte, changed ti
 		clear(buf)
 		return nil, changed, fmt.Errorf("%w: key file %s: %w", provider.ErrInvalidKey, path, err)
 	}
-	if err := refuse(path, info, isSecret(text)); err != nil {
+	if err := checkAccess(path, info, isSecret(text)); err != nil {
 		clear(buf)
 		return nil, changed, err
 	}
@@ -63,7 +63,7 @@ func Read(path string, isSecret func(text []byte) bool) (text []byte, changed ti
 // decode returns text without a byte order mark, and text of UTF-16, which editors and shells of
 // Windows write, in UTF-8. It changes the text in place.
 func decode(text []byte) ([]byte, error) {
-	high := 1 // where the high byte of a unit is
+	high := 1 // the index of the high byte in a code unit
 	switch {
 	case bytes.HasPrefix(text, []byte("\xef\xbb\xbf")):
 		return text[3:], nil

@@ -1,5 +1,5 @@
-// Package kmswrap wraps keys under AWS KMS that it does not see, for package provider/branchkey,
-// which keeps them in a table.
+// Package kmswrap makes keys inside AWS KMS, which returns only their wrapped form, and unwraps
+// them, for package provider/branchkey, which keeps wrapped keys in a table.
 package kmswrap
 
 import (
@@ -17,7 +17,8 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// Wrapper wraps keys that it does not see, and unwraps them. It is safe for concurrent use.
+// Wrapper makes wrapped keys in AWS KMS, moves them to other KMS keys, and unwraps them. It is safe
+// for concurrent use.
 type Wrapper struct {
 	client      *kms.Client
 	grantTokens []string
@@ -55,7 +56,7 @@ func New(ctx context.Context, c awskms.Config) (*Wrapper, error) {
 	return w, nil
 }
 
-// check checks what can be checked without the environment.
+// check checks a configuration as far as that is possible without a client of KMS.
 func (w *Wrapper) check(c awskms.Config) error {
 	if w.accounts != nil && (c.KeyID != "" || len(c.TrustedKeys) > 0 || c.MultiRegion) {
 		return fmt.Errorf("%w: give either the ARN of a KMS key or the accounts of discovery, not both", provider.ErrInvalidKey)
@@ -100,7 +101,7 @@ func (w *Wrapper) Generate(ctx context.Context, keyARN string, encryptionContext
 		KeyId: aws.String(keyARN), NumberOfBytes: aws.Int32(32), EncryptionContext: encryptionContext, GrantTokens: w.grantTokens,
 	})
 	if err == nil {
-		err = answeredExactly(keyARN, aws.ToString(out.KeyId), out.CiphertextBlob)
+		err = checkAnswer(keyARN, aws.ToString(out.KeyId), out.CiphertextBlob)
 	}
 	if err != nil {
 		return nil, fail(ctx, "Generate", keyARN, err)
@@ -116,7 +117,7 @@ func (w *Wrapper) ReEncrypt(ctx context.Context, blob []byte, from string, fromC
 		DestinationKeyId: aws.String(to), DestinationEncryptionContext: toContext, GrantTokens: w.grantTokens,
 	})
 	if err == nil {
-		err = cmp.Or(answeredExactly(from, aws.ToString(out.SourceKeyId), blob), answeredExactly(to, aws.ToString(out.KeyId), out.CiphertextBlob))
+		err = cmp.Or(checkAnswer(from, aws.ToString(out.SourceKeyId), blob), checkAnswer(to, aws.ToString(out.KeyId), out.CiphertextBlob))
 	}
 	if err != nil {
 		return nil, fail(ctx, "ReEncrypt", from, err)
@@ -124,8 +125,8 @@ func (w *Wrapper) ReEncrypt(ctx context.Context, blob []byte, from string, fromC
 	return out.CiphertextBlob, nil
 }
 
-// answeredExactly checks that an answer is about the key that was asked for.
-func answeredExactly(asked, keyARN string, blob []byte) error {
+// checkAnswer checks that an answer is about the key that was asked for, and has a wrapped key.
+func checkAnswer(asked, keyARN string, blob []byte) error {
 	if asked != keyARN {
 		return fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, asked, keyARN)
 	}

@@ -1,8 +1,8 @@
 // Package leftover finds the copies of keys that a process leaves in its memory. It is for tests,
 // and for Linux.
 //
-// The memory is read from another process, so that the keys that are looked for are not in it. The
-// process under observation is the test again, with something in its environment that tells it so:
+// The memory is read by another process, since the search itself needs the keys, and would find its
+// own copies. The process under observation runs the same test, with a variable in its environment:
 //
 //	func TestNoKeyStaysInMemory(t *testing.T) {
 //		if os.Getenv("OBSERVED") != "" {
@@ -35,8 +35,7 @@ import (
 // as garbage.
 var erasing = strings.Contains(runtime.Version(), "runtimesecret")
 
-// Tell tells the observer what the process says of itself, and waits until the observer lets it go
-// on.
+// Tell sends phase to the observer, as JSON, and waits until the observer calls GoOn.
 func Tell(t testing.TB, phase any) {
 	t.Helper()
 	if erasing {
@@ -63,8 +62,8 @@ func Start(t testing.TB, test string, environment ...string) *Process {
 	p := &Process{command: exec.Command(os.Args[0], "-test.run", "^"+test+"$")}
 	p.command.Env = append(os.Environ(), environment...)
 	if !erasing {
-		// No memory is used again, and Go neither shrinks stacks nor saves registers where it interrupts
-		// a goroutine. That would leave or hide copies by chance.
+		// With these, no memory is used again, and Go neither shrinks stacks nor saves registers
+		// where it interrupts a goroutine. Each of these would leave or hide copies by chance.
 		p.command.Env = append(p.command.Env, "GOGC=off", "GODEBUG="+strings.Trim(os.Getenv("GODEBUG")+",asyncpreemptoff=1", ","))
 	}
 	p.command.Stderr = os.Stderr
@@ -81,7 +80,8 @@ func Start(t testing.TB, test string, environment ...string) *Process {
 	return p
 }
 
-// Next waits until the process tells something. It stands still until GoOn.
+// Next waits until the process calls Tell, and stores what it sent in phase. The process then waits
+// for GoOn.
 func (p *Process) Next(t testing.TB, phase any) {
 	t.Helper()
 	line, err := p.out.ReadBytes('\n')

@@ -8,7 +8,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Mask returns a key with all bits inverted, or what it was made of.
+// Mask returns a key with all bits inverted. Masking the result gives the key.
 func Mask(key []byte) []byte {
 	masked := make([]byte, len(key))
 	for i, b := range key {
@@ -17,8 +17,8 @@ func Mask(key []byte) []byte {
 	return masked
 }
 
-// Masking is a provider that keeps a masked copy of each data key that is made by it or wrapped, so
-// that the process under observation can tell its data keys.
+// Masking is a provider that keeps a masked copy of each data key that it makes or wraps, so that
+// the process under observation can send its data keys to the observer, and no copy is found.
 type Masking struct {
 	provider.EncryptionProvider
 	mu     sync.Mutex
@@ -32,7 +32,7 @@ func (m *Masking) Masked() [][]byte {
 	return m.masked
 }
 
-func (m *Masking) note(key *provider.SecureBytes) error {
+func (m *Masking) record(key *provider.SecureBytes) error {
 	return key.WithAccess(func(plain []byte) error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -45,14 +45,14 @@ func (m *Masking) note(key *provider.SecureBytes) error {
 func (m *Masking) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	made, err := m.EncryptionProvider.GenerateDataKey(ctx, encryptionContext)
 	if err == nil {
-		err = m.note(made.PlaintextKey)
+		err = m.record(made.PlaintextKey)
 	}
 	return made, err
 }
 
 // WrapDataKey implements provider.Keyring.
 func (m *Masking) WrapDataKey(ctx context.Context, key *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	if err := m.note(key); err != nil {
+	if err := m.record(key); err != nil {
 		return header.EncryptedDataKey{}, err
 	}
 	return m.EncryptionProvider.WrapDataKey(ctx, key, encryptionContext)

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// Secrets are what is looked for, each of at least 8 bytes. The name of a secret is its kind, or
-// its kind and a number.
+// Secrets are the bytes to search for, each of at least 8 bytes, by name. The name of a secret is
+// its kind, or its kind and a number.
 type Secrets map[string][]byte
 
 // Place is where a copy of a secret was found.
@@ -24,7 +24,8 @@ type Place struct {
 // InCoreDump reports whether a core dump of the process would have the copy.
 func (p Place) InCoreDump() bool { return !slices.Contains(strings.Fields(p.Flags), "dd") }
 
-// Found are the copies of each secret of which there are any.
+// Found has the places of all copies, by the name of the secret. Secrets without copies are not in
+// it.
 type Found map[string][]Place
 
 // Count is a number of copies.
@@ -68,7 +69,7 @@ func (p *Process) Search(t testing.TB, secrets Secrets) Found {
 	}
 	defer memory.Close()
 	names := make(map[string][]string) // by the first 8 bytes
-	var begins [1 << 16]bool           // what the first 2 bytes can be
+	var begins [1 << 16]bool           // whether a secret begins with these 2 bytes
 	for name, s := range secrets {
 		begins[int(s[0])<<8|int(s[1])] = true
 		names[string(s[:8])] = append(names[string(s[:8])], name)
@@ -77,21 +78,21 @@ func (p *Process) Search(t testing.TB, secrets Secrets) Found {
 	var from, to int64
 	var area string
 	for line := range strings.Lines(string(smaps)) {
-		var a, b int64
+		var start, end int64
 		var mode string
-		if n, _ := fmt.Sscanf(line, "%x-%x %s", &a, &b, &mode); n == 3 {
-			from, to, area = a, b, strings.TrimSpace(line)
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &start, &end, &mode); n == 3 {
+			from, to, area = start, end, strings.TrimSpace(line)
 			if !strings.HasPrefix(mode, "rw") {
 				from, to = 0, 0
 			}
 			continue
 		}
-		flags, last := strings.CutPrefix(line, "VmFlags:")
-		if !last || from == to {
+		flags, isFlags := strings.CutPrefix(line, "VmFlags:")
+		if !isFlags || from == to {
 			continue
 		}
 		buf := make([]byte, to-from)
-		n, _ := memory.ReadAt(buf, from) // what the system does not show is not there
+		n, _ := memory.ReadAt(buf, from) // what the system does not show is not searched
 		buf = buf[:n]
 		for at := 0; at+8 <= n; at++ {
 			if !begins[int(buf[at])<<8|int(buf[at+1])] {

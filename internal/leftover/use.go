@@ -12,8 +12,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// Use encrypts and decrypts under the keys of a provider, and tells its data keys twice: when one is
-// held, and when the provider is closed.
+// Use encrypts and decrypts under the keys of a provider. It sends the data keys to the observer
+// twice: while one of them is in use, and after the provider is closed.
 func Use(t testing.TB, keys *Masking, p io.Closer) {
 	t.Helper()
 	e, d := message.Encrypter{Keyring: keys}, message.Decrypter{Keyrings: []provider.Unwrapper{keys}}
@@ -32,9 +32,9 @@ func Use(t testing.TB, keys *Masking, p io.Closer) {
 	Tell(t, keys.Masked())
 }
 
-// RequireTextOnly searches a process that calls Use. When a data key is held, it is in no core dump.
-// When the provider is closed, data keys are left only as text, which the buffers of net/http and
-// encoding/json have of the last requests and answers. text returns a data key in that form.
+// RequireTextOnly searches a process that calls Use. A data key in use must not be in a core dump.
+// After the provider is closed, data keys may be left only as text, in the buffers of net/http and
+// encoding/json for the last requests and answers. text returns a data key in that form.
 func (p *Process) RequireTextOnly(t testing.TB, text func(key []byte) string) {
 	t.Helper()
 	search := func(phase string) (Found, map[string]Count) {

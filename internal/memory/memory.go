@@ -9,7 +9,7 @@ import (
 	"unsafe"
 )
 
-// Source is a reader that shows its next bytes.
+// Source is a reader that exposes its next bytes.
 type Source interface {
 	io.Reader
 
@@ -35,15 +35,14 @@ func Of(r io.Reader) Source {
 	return nil
 }
 
-// Overlap reports whether a and b share memory. Then one can't be written while the other is read,
-// without a copy.
+// Overlap reports whether a and b share memory. If so, writing to one changes the other.
 func Overlap(a, b []byte) bool {
 	return len(a) > 0 && len(b) > 0 &&
 		uintptr(unsafe.Pointer(&a[0])) <= uintptr(unsafe.Pointer(&b[len(b)-1])) &&
 		uintptr(unsafe.Pointer(&b[0])) <= uintptr(unsafe.Pointer(&a[len(a)-1]))
 }
 
-// reader sees the bytes of a [bytes.Reader] by WriteTo, the only method that shows them.
+// reader gets the bytes of a [bytes.Reader] from its WriteTo, the only method that exposes them.
 type reader struct {
 	*bytes.Reader
 	ahead []byte
@@ -51,7 +50,7 @@ type reader struct {
 
 var errLooked = errors.New("memory: looked at")
 
-// Write keeps the bytes that WriteTo shows it, and reports that it took none, so that they can
+// Write keeps the bytes that WriteTo passes to it. It reports that it took none, so that they can
 // still be read.
 func (r *reader) Write(p []byte) (int, error) {
 	r.ahead = p
@@ -65,7 +64,7 @@ func (r *reader) Ahead() []byte {
 }
 
 func (r *reader) Skip(n int) {
-	_, _ = r.Seek(int64(n), io.SeekCurrent) // only a place before the start is an error
+	_, _ = r.Seek(int64(n), io.SeekCurrent) // it fails only for a position before the start
 }
 
 type buffer struct{ *bytes.Buffer }

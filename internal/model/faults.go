@@ -10,8 +10,9 @@ import (
 	"piko.sh/pikokms/internal/adversary"
 )
 
-// EachFault breaks each call of a store's parts in its turn, for every operation, on an object that
-// exists. The operation then fails with the fault, and the object is what it was.
+// EachFault runs each operation on an object that exists, once for every call that the operation
+// makes of the store's parts. That call fails. The operation must return the fault, and leave the
+// object as it was.
 func EachFault(t *testing.T, s System) {
 	t.Helper()
 	ctx := context.Background()
@@ -29,9 +30,9 @@ func EachFault(t *testing.T, s System) {
 		} {
 			faults := adversary.EachCall(func(c *adversary.Calls) {
 				check(t, s.Reset())
-				whole, err := s.open(&adversary.Calls{}, firstKey, bound)
+				sound, err := s.open(&adversary.Calls{}, firstKey, bound)
 				check(t, err)
-				check(t, whole.Put(ctx, "folder/0", bytes.NewReader(content)))
+				check(t, sound.Put(ctx, "folder/0", bytes.NewReader(content)))
 				store, err := s.open(c, secondKey, bound)
 				check(t, err)
 				got, err := operation(store)
@@ -40,15 +41,15 @@ func EachFault(t *testing.T, s System) {
 				case !bytes.HasPrefix(content, got):
 					t.Fatalf("%s: bytes were released that nobody put", name)
 				case c.Failed() && err == nil && name == "Range" && bytes.Equal(got, content[:100_000]):
-					// A fetch that broke off was made again from there.
+					// The store resumed the fetch that broke off.
 				case c.Failed() && !errors.Is(err, adversary.ErrFault):
 					t.Fatalf("%s, call %d fails, and it says: %v", name, c.Made(), err)
 				case !c.Failed() && err != nil:
 					t.Fatalf("%s: %v", name, err)
 				}
-				stays, err := whole.Get(ctx, "folder/0")
+				after, err := sound.Get(ctx, "folder/0")
 				check(t, err)
-				if !bytes.Equal(content, stays) {
+				if !bytes.Equal(content, after) {
 					t.Fatalf("%s, call %d: the object is another", name, c.Made())
 				}
 				keys, err := s.Lists()
@@ -56,7 +57,7 @@ func EachFault(t *testing.T, s System) {
 				if c.Failed() && len(keys) != 1 {
 					t.Fatalf("%s, call %d: in the storage are %q", name, c.Made(), keys)
 				}
-				check(t, whole.Close())
+				check(t, sound.Close())
 			})
 			total += faults
 		}

@@ -33,10 +33,10 @@ type Store interface {
 	Close() error
 }
 
-// A System makes stores over one storage, as a process does that is started again.
+// A System opens stores over one storage again and again, as a process does that is restarted.
 type System struct {
-	// Open opens the store, with faults in its parts. The options are of its keys, which have the
-	// faults already. The slice is Open's own.
+	// Open opens the store, with faults in its parts. The options name its keys, in which the
+	// faults are already. Open may change the slice.
 	Open func(faults *adversary.Calls, options []pikokms.Option) (Store, error)
 
 	Reset   func() error             // empties the storage
@@ -77,10 +77,7 @@ func (s System) open(faults *adversary.Calls, current string, bound bool) (Store
 	return s.Open(faults, options)
 }
 
-const (
-	objects = 4
-	perKind = 7
-)
+const objects = 4
 
 type kind int
 
@@ -92,9 +89,10 @@ const (
 	removed
 	rewrapped
 	failing // a put whose source fails
+	kinds   // how many there are
 )
 
-// operation is one of a batch that runs side by side.
+// operation is one of a batch of operations that run at the same time.
 type operation struct {
 	kind         kind
 	key, to      string
@@ -105,9 +103,9 @@ type operation struct {
 	err error
 }
 
-// Check runs batches of operations side by side, and compares what comes of them with a map. Of
-// operations on one object at a time, each order is right. Faults may make any of them fail, but
-// then they have done all or nothing.
+// Check runs batches of operations, those of a batch at the same time, and compares the results
+// with a map. Operations of a batch on one object may take effect in any order. Faults may make any
+// of them fail, but then it must have done all or nothing.
 func Check(t *testing.T, s System) {
 	total := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -118,8 +116,8 @@ func Check(t *testing.T, s System) {
 		state := make(map[string][]byte) // of objects that exist
 		for range rapid.IntRange(1, 8).Draw(t, "batches") {
 			current := rapid.SampledFrom([]string{firstKey, secondKey}).Draw(t, "current key")
-			share := rapid.SampledFrom([]int{0, 0, 30, 8}).Draw(t, "one call of so many fails")
-			calls := &adversary.Calls{Fails: func(int) bool { return share > 0 && rand.IntN(share) == 0 }}
+			oneIn := rapid.SampledFrom([]int{0, 0, 30, 8}).Draw(t, "one call of so many fails")
+			calls := &adversary.Calls{Fails: func(int) bool { return oneIn > 0 && rand.IntN(oneIn) == 0 }}
 			store, err := s.open(calls, current, bound)
 			if err != nil {
 				t.Fatal(err)
@@ -130,20 +128,20 @@ func Check(t *testing.T, s System) {
 				t.Fatal(err)
 			}
 			total += len(batch)
-			settle(t, s, batch, state, share > 0, bound)
+			settle(t, s, batch, state, oneIn > 0, bound)
 		}
 	})
 	t.Logf("%d operations", total)
 }
 
-// draw returns a batch.
+// draw returns a batch that rapid chooses.
 func draw(t *rapid.T) []*operation {
 	name := func(label string) string {
 		return fmt.Sprint("folder/", rapid.IntRange(0, objects-1).Draw(t, label))
 	}
 	batch := make([]*operation, rapid.IntRange(1, 10).Draw(t, "operations"))
 	for i := range batch {
-		o := &operation{kind: kind(rapid.IntRange(0, perKind-1).Draw(t, "kind")), key: name("key"), to: name("to")}
+		o := &operation{kind: kind(rapid.IntRange(0, int(kinds)-1).Draw(t, "kind")), key: name("key"), to: name("to")}
 		size := rapid.SampledFrom([]int{0, 1, 1000, 65_535, 65_536, 200_000}).Draw(t, "size")
 		o.content = make([]byte, size)
 		_, _ = rand.NewChaCha8([32]byte{byte(rapid.IntRange(0, 255).Draw(t, "seed"))}).Read(o.content) // never fails
@@ -153,7 +151,7 @@ func draw(t *rapid.T) []*operation {
 	return batch
 }
 
-// run runs a batch side by side.
+// run runs the operations of a batch at the same time.
 func run(s Store, batch []*operation) {
 	ctx := context.Background()
 	var all sync.WaitGroup
@@ -208,7 +206,8 @@ func possible(state map[string][]byte, batch []*operation, key string) (contents
 	return contents, absent
 }
 
-// settle checks what operations returned, and then what is there, which becomes the state.
+// settle checks what the operations returned, and what the store contains after them, which becomes
+// the state.
 func settle(t *rapid.T, s System, batch []*operation, state map[string][]byte, faulty, bound bool) {
 	for _, o := range batch {
 		contents, absent := possible(state, batch, o.key)
@@ -254,7 +253,7 @@ func settle(t *rapid.T, s System, batch []*operation, state map[string][]byte, f
 		default:
 			found[key] = got
 		}
-		only(t, s, batch, key, found)
+		checkSingleWrite(t, s, batch, key, found)
 	}
 	keys, err := s.Lists()
 	if err != nil {
@@ -271,13 +270,14 @@ func settle(t *rapid.T, s System, batch []*operation, state map[string][]byte, f
 	}
 }
 
-// only checks an object that one operation alone wrote, which said that it succeeded.
-func only(t *rapid.T, s System, batch []*operation, key string, found map[string][]byte) {
+// checkSingleWrite checks an object that a single operation of the batch wrote, if that operation
+// succeeded.
+func checkSingleWrite(t *rapid.T, s System, batch []*operation, key string, found map[string][]byte) {
 	var writes []*operation
 	for _, o := range batch {
 		switch {
 		case o.kind == copied && o.to == key, o.kind == rewrapped && o.key == key && s.Unconditional:
-			return // of what, is not known
+			return // the other operations of the batch decide what was copied or rewrapped
 		case (o.kind == put || o.kind == removed) && o.key == key:
 			writes = append(writes, o)
 		}
@@ -294,7 +294,7 @@ func only(t *rapid.T, s System, batch []*operation, key string, found map[string
 	}
 }
 
-// cut returns a range of a content, or of as much as there is of it.
+// cut returns a range of a content, as far as the content has it.
 func cut(content []byte, from, length int64) []byte {
 	n := int64(len(content))
 	return content[min(from, n):min(from+length, n)]

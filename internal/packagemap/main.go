@@ -198,7 +198,7 @@ func draw(packages []*pkg) []byte {
 	return b.Bytes()
 }
 
-// direct returns the imports of p that no longer path of imports leads to.
+// direct returns the imports of p that no other import of p leads to.
 func direct(p *pkg, byName map[string]*pkg) (names []string) {
 	var reaches func(from, to string) bool
 	reaches = func(from, to string) bool {

@@ -1,7 +1,8 @@
 //go:build !race
 
-// Package race tells tests whether the race detector is on. It makes them several times as slow, so
-// that some try less under it, and sync.Pool drops at random what it is given.
+// Package race reports whether the race detector is on. Tests ask because they are several times as
+// slow under it, so that some of them try less, and because a sync.Pool then drops values at
+// random.
 package race
 
 // Enabled reports whether the program is built with the race detector.

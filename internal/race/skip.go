@@ -2,9 +2,9 @@ package race
 
 import "testing"
 
-// SkipShort skips a test in a short run under the race detector. It is for tests that take long and
-// in which little happens at the same time, or the same very often: in others, the detector finds
-// what it would find there.
+// SkipShort skips a test in a short run under the race detector. It is for long tests in which
+// little runs at the same time, or the same code runs over and over. Other tests of that code are
+// enough for the detector.
 func SkipShort(t testing.TB) {
 	t.Helper()
 	if Enabled && testing.Short() {

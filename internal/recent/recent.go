@@ -1,5 +1,6 @@
-// Package recent keeps the parts of a whole that were read last. So small reads of one part open it
-// only once. Packages frame and compress use it for random access, where a part is a frame.
+// Package recent caches the parts of an object that were read last, so that several small reads of
+// one part open it only once. Packages frame and compress use it for random access, where a part is
+// a frame.
 package recent
 
 import (
@@ -10,7 +11,7 @@ import (
 // Size is the most parts that are kept.
 const Size = 4
 
-// Parts keeps parts by their offset in the whole. The zero Parts is empty and ready to use. It is
+// Parts keeps parts by their offset in the object. The zero Parts is empty and ready to use. It is
 // safe for concurrent use.
 type Parts struct {
 	mu   sync.Mutex
@@ -38,8 +39,8 @@ func (r *Parts) Copy(p []byte, off int64) int {
 	return 0
 }
 
-// Keep keeps a part that begins at off, and drops the part that was last used longest ago. The
-// bytes must not change any more.
+// Keep keeps a part that begins at off, and drops the least recently used part. The bytes must not
+// change any more.
 func (r *Parts) Keep(off int64, bytes []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -47,9 +48,9 @@ func (r *Parts) Keep(off int64, bytes []byte) {
 	r.kept[0] = part{off, bytes}
 }
 
-// ReadAt fills p with the bytes from off on of a whole of size bytes, as an [io.ReaderAt] does. It
-// calls read for each part that p touches. read copies to p the bytes from off to the end of the
-// part that contains off.
+// ReadAt fills p with the bytes that begin at off in an object of size bytes, as an [io.ReaderAt]
+// does. It calls read for each part that p touches. read copies to p the bytes from off to the end
+// of the part that contains off.
 func ReadAt(p []byte, off, size int64, read func(p []byte, off int64) (int, error)) (n int, err error) {
 	for n < len(p) && off < size {
 		m, err := read(p[n:], off)

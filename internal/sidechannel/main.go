@@ -1,10 +1,11 @@
-// Sidechannel measures whether times tell secrets apart: the comparison of a key commitment, and
-// what is wrong with a message or with a data key that an RSA key wrapped.
+// Sidechannel measures whether running times reveal secrets: how much of a key commitment is right,
+// and what is wrong with a message or with a data key that an RSA key wrapped.
 //
 //	go run ./internal/sidechannel -n 100000
 //
-// It prints Welch's t for pairs of inputs that an attacker can send. Below 4.5 the times tell
-// nothing. No test runs it for its figures, since machines that do other work have others.
+// It prints Welch's t for pairs of inputs that an attacker can send. If it is below 4.5, the times
+// reveal nothing. No test checks the figures, since they mean little on a machine that does other
+// work.
 package main
 
 import (
@@ -46,7 +47,7 @@ type comparison struct {
 	inputs    [2][]byte
 	operation func(input []byte)
 	rsa       bool
-	expected  string // why the times differ, if they may
+	expected  string // why the times may differ; empty if they must not
 }
 
 func run(n int, out io.Writer) error {
@@ -61,14 +62,14 @@ func run(n int, out io.Writer) error {
 			count = max(2, n/20)
 		}
 		v := dudect(count, c.inputs, c.operation)
-		told := "told apart by nobody"
+		outcome := "told apart by nobody"
 		if math.Abs(v.t) > 4.5 {
-			told = "TOLD APART"
+			outcome = "TOLD APART"
 		}
 		if c.expected != "" {
-			told += ": " + c.expected
+			outcome += ": " + c.expected
 		}
-		fmt.Fprintf(out, "%-72s %8d %7.1f µs %8.0f ns %8.1f  %s\n", c.name, v.n, v.median/1000, v.difference, math.Abs(v.t), told)
+		fmt.Fprintf(out, "%-72s %8d %7.1f µs %8.0f ns %8.1f  %s\n", c.name, v.n, v.median/1000, v.difference, math.Abs(v.t), outcome)
 	}
 	return nil
 }
@@ -99,16 +100,16 @@ func comparisons() ([]comparison, error) {
 		{name: "control: a loop that ends at the first difference, first or last byte", inputs: differing, operation: leaky, expected: "as it must be, or the method sees nothing"},
 		{name: "control: crypto/subtle on the same bytes", inputs: differing, operation: constant},
 	}
-	aes, err := ofMessages()
+	aes, err := messageComparisons()
 	if err != nil {
 		return nil, err
 	}
-	rsa, err := ofRSA()
+	rsa, err := rsaComparisons()
 	return append(append(all, aes...), rsa...), err
 }
 
-// ofMessages compares what can be wrong with a message under an AES key.
-func ofMessages() ([]comparison, error) {
+// messageComparisons compares what can be wrong with a message under an AES key.
+func messageComparisons() ([]comparison, error) {
 	key, err := local.NewProvider(local.Config{Key: bytes.Repeat([]byte{1}, 32)})
 	if err != nil {
 		return nil, err
@@ -144,8 +145,8 @@ func ofMessages() ([]comparison, error) {
 	}, nil
 }
 
-// ofRSA compares data keys that an RSA key wrapped, or that nobody did.
-func ofRSA() ([]comparison, error) {
+// rsaComparisons compares data keys that an RSA key wrapped, or that nobody did.
+func rsaComparisons() ([]comparison, error) {
 	private, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, err
@@ -167,7 +168,7 @@ func ofRSA() ([]comparison, error) {
 	if err != nil {
 		return nil, err
 	}
-	// raw encrypts a padded block, whatever it is.
+	// raw encrypts a block whose padding may be anything.
 	raw := func(block []byte) []byte {
 		m := new(big.Int).SetBytes(block)
 		return m.Exp(m, big.NewInt(int64(private.E)), private.N).FillBytes(make([]byte, private.Size()))
@@ -177,7 +178,7 @@ func ofRSA() ([]comparison, error) {
 		_, _ = rand.Read(b) // never fails
 		copy(b, start)
 		for i := 2; i < len(b)-33; i++ {
-			b[i] |= 1 // no zero byte in what stands for padding
+			b[i] |= 1 // padding has no zero byte
 		}
 		return b
 	}
@@ -196,7 +197,7 @@ func ofRSA() ([]comparison, error) {
 	}
 	top := block(1)
 	pair := func(name string, d *message.Decrypter, a, b []byte) comparison {
-		return comparison{name: name, inputs: [2][]byte{under(a), under(b)}, operation: opening(d), rsa: true}
+		return comparison{name: name, inputs: [2][]byte{messageWith(a), messageWith(b)}, operation: opening(d), rsa: true}
 	}
 	wrongHash, err := rsa.EncryptOAEP(sha1.New(), rand.Reader, &private.PublicKey, make([]byte, 32), nil)
 	if err != nil {
@@ -211,8 +212,8 @@ func ofRSA() ([]comparison, error) {
 	}, nil
 }
 
-// under returns a message with one data key that is wrapped so.
-func under(wrapped []byte) []byte {
+// messageWith returns a message whose only data key is wrapped.
+func messageWith(wrapped []byte) []byte {
 	h := &header.Header{
 		Suite: header.AES256GCMHKDFSHA512CommitKey, MessageID: make([]byte, 32), ContentType: header.Framed, FrameLength: header.DefaultFrameLength,
 		EncryptedDataKeys: []header.EncryptedDataKey{{ProviderID: "piko", ProviderInfo: []byte("rsa"), Ciphertext: wrapped}},

@@ -37,7 +37,7 @@ func welch(a, b []float64, limit float64) float64 {
 	return (m[0].mean - m[1].mean) / math.Sqrt(error2)
 }
 
-// verdict is what the times of two classes tell.
+// verdict is the result of comparing the times of two classes.
 type verdict struct {
 	n          int     // measurements of each class
 	median     float64 // of both together, in nanoseconds

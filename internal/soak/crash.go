@@ -53,55 +53,55 @@ func (c Crash) host() (*pikokms.Host, error) {
 	return pikokms.New(pikokms.WithCryptoProvider("local", p), pikokms.WithDefaultCryptoProvider("local"), pikokms.WithStorage(storage), pikokms.BindObjectName("crash"))
 }
 
-// Run kills Kills processes, each of which runs the calling test again. A process begins to put,
-// replace, rewrap and delete objects, and says so on its standard output before and after each
-// change. Whatever it said that it had done is done. Each change that it had begun is there as a
-// whole, or not at all.
+// Run kills Kills processes, each of which runs the calling test again. A process puts, replaces,
+// rewraps and deletes objects, and reports on its standard output when it begins a change and when
+// the change is done. The test fails if a change that was done is missing, or if one that was only
+// begun is there in part.
 func (c Crash) Run(t *testing.T) {
 	t.Helper()
 	if place := os.Getenv(writesTo); place != "" {
 		c.Place = place
-		t.Fatal(c.write()) // it never returns but for a failure
+		t.Fatal(c.write()) // write returns only if it fails
 	}
 	state := make(map[string]change)
 	var done, kept int
 	begin := time.Now()
 	for n := range c.Kills {
-		said, err := c.kill(t.Name(), n)
+		statements, err := c.kill(t.Name(), n)
 		if err != nil {
 			t.Fatal(err)
 		}
-		under := make(map[string]change)
-		for _, s := range said {
+		begun := make(map[string]change)
+		for _, s := range statements {
 			if s.done {
 				state[s.key] = s.change
-				delete(under, s.key)
+				delete(begun, s.key)
 				done++
 			} else {
-				under[s.key] = s.change
+				begun[s.key] = s.change
 			}
 		}
-		found, err := c.look()
+		found, err := c.versions()
 		if err != nil {
 			t.Fatalf("after kill %d: %v", n+1, err)
 		}
 		for key, version := range found {
-			if version != state[key].version && version != under[key].version {
-				t.Fatalf("after kill %d: %s has version %d, not %d, nor %d, which was under way", n+1, key, version, state[key].version, under[key].version)
+			if version != state[key].version && version != begun[key].version {
+				t.Fatalf("after kill %d: %s has version %d, not %d, nor %d, which was under way", n+1, key, version, state[key].version, begun[key].version)
 			}
 		}
-		for key, is := range state {
+		for key, want := range state {
 			version := found[key] // 0 if there is none
-			begun, underWay := under[key]
+			pending, underWay := begun[key]
 			switch {
-			case version == is.version:
-			case underWay && version == begun.version:
+			case version == want.version:
+			case underWay && version == pending.version:
 				kept++
 			default:
-				t.Fatalf("after kill %d: %s is lost: version %d is there, not %d", n+1, key, version, is.version)
+				t.Fatalf("after kill %d: %s is lost: version %d is there, not %d", n+1, key, version, want.version)
 			}
 		}
-		for key := range under {
+		for key := range begun {
 			state[key] = change{found[key]}
 		}
 	}
@@ -111,7 +111,7 @@ func (c Crash) Run(t *testing.T) {
 	}
 }
 
-// change makes an object have a version, or deletes it: version 0.
+// change is the version that an object gets, or 0 if it is deleted.
 type change struct{ version int }
 
 type statement struct {
@@ -120,8 +120,8 @@ type statement struct {
 	done bool
 }
 
-// kill starts a process, kills it at some moment, and returns what it said.
-func (c Crash) kill(test string, n int) (said []statement, err error) {
+// kill starts a process, kills it at a random moment, and returns what it reported.
+func (c Crash) kill(test string, n int) (statements []statement, err error) {
 	command := exec.Command(os.Args[0], "-test.run", "^"+test+"$", "-test.timeout", "1m")
 	command.Env = append(os.Environ(), writesTo+"="+c.Place, versionsAt+"="+strconv.Itoa((n+1)*1_000_000))
 	command.Stderr = os.Stderr
@@ -142,9 +142,9 @@ func (c Crash) kill(test string, n int) (said []statement, err error) {
 		}
 		version, err := strconv.Atoi(word[2])
 		if err != nil {
-			break // a line that was cut
+			break // the process was killed in the middle of a line
 		}
-		said = append(said, statement{word[1], change{version}, word[0] == "done"})
+		statements = append(statements, statement{word[1], change{version}, word[0] == "done"})
 		if word[0] == "done" {
 			once.Do(func() {
 				time.AfterFunc(time.Duration(rand.IntN(15_000))*time.Microsecond, func() { _ = command.Process.Kill() })
@@ -154,11 +154,11 @@ func (c Crash) kill(test string, n int) (said []statement, err error) {
 	if err := command.Wait(); err == nil || command.ProcessState.Exited() {
 		return nil, fmt.Errorf("the process ended by itself: %w", err)
 	}
-	return said, nil
+	return statements, nil
 }
 
-// look opens the storage and returns the version of every object in it. All are whole.
-func (c Crash) look() (map[string]int, error) {
+// versions opens the storage, checks that every object in it is whole, and returns their versions.
+func (c Crash) versions() (map[string]int, error) {
 	host, err := c.host()
 	if err != nil {
 		return nil, err
@@ -217,7 +217,7 @@ func (c Crash) write() error {
 	for w := range crashWriters {
 		go func() {
 			for version := first; ; version++ {
-				if err := oneChange(host, fmt.Sprintf("folder/%d/%d", w, rand.IntN(crashKeys)), version); err != nil {
+				if err := changeObject(host, fmt.Sprintf("folder/%d/%d", w, rand.IntN(crashKeys)), version); err != nil {
 					failures <- err
 				}
 			}
@@ -226,7 +226,7 @@ func (c Crash) write() error {
 	return <-failures
 }
 
-func oneChange(host *pikokms.Host, key string, version int) error {
+func changeObject(host *pikokms.Host, key string, version int) error {
 	ctx := context.Background()
 	switch rand.IntN(6) {
 	case 0: // the object is the same before and after
@@ -235,20 +235,20 @@ func oneChange(host *pikokms.Host, key string, version int) error {
 		}
 		return nil
 	case 1:
-		say("begin", key, 0)
+		report("begin", key, 0)
 		if err := host.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		say("done", key, 0)
+		report("done", key, 0)
 		return nil
 	}
-	say("begin", key, version)
+	report("begin", key, version)
 	if err := host.Put(ctx, key, bytes.NewReader(versionOf(key, version))); err != nil {
 		return err
 	}
-	say("done", key, version)
+	report("done", key, version)
 	return nil
 }
 
-// say writes a line at once, by one call of the system.
-func say(word, key string, version int) { fmt.Fprintf(os.Stdout, "%s %s %d\n", word, key, version) }
+// report prints a line with a single system call, so that lines of several goroutines do not mix.
+func report(word, key string, version int) { fmt.Fprintf(os.Stdout, "%s %s %d\n", word, key, version) }

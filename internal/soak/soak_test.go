@@ -197,7 +197,7 @@ func (w *worker) put(ctx context.Context) error {
 	return err
 }
 
-// is reports whether what was read is what can be there, and settles on it.
+// is returns an error unless got is one of the possible contents, which is then the only one.
 func (w *worker) is(got []byte) error {
 	for _, c := range w.possible {
 		if c != nil && c.size == len(got) && bytes.Equal(c.bytes(), got) {

@@ -1,4 +1,5 @@
-// Package text encrypts strings as messages that say that they are strings.
+// Package text encrypts strings as messages that are marked as strings, so that no message of
+// another use passes for one.
 package text
 
 import (

@@ -15,8 +15,8 @@ import (
 // sequence number and content length.
 const frameAdditional = 32 + len("AWSKMSEncryptionClient Final Frame") + 4 + 8
 
-// floor does the cryptography that suite 0478 asks of a message of one frame, and nothing else. It
-// makes, wraps and unwraps no data key, builds no header, and reads and writes nothing.
+// floor does the cryptography that suite 0478 requires for a message of one frame, and nothing
+// else. It makes, wraps and unwraps no data key, builds no header, and reads and writes nothing.
 type floor struct {
 	dataKey, messageID                []byte
 	headerIV, frameIV                 []byte

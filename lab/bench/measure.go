@@ -17,8 +17,8 @@ const (
 	peakSamples = 20       // of the heap, at least, to find a subject's peak
 )
 
-// smallLasts is how long a measurement of small objects lasts at least, so that the clock and the
-// scheduler hardly count. Tests set less.
+// smallLasts is how long a measurement of small objects takes at least, so that the clock and the
+// scheduler hardly matter. Tests shorten it.
 var smallLasts = 30 * time.Millisecond
 
 var errChanged = errors.New("the plaintext came back changed")
@@ -51,7 +51,7 @@ type workspace struct {
 	destination io.Writer // out
 }
 
-// plainReader has no WriteTo, as most files and connections have none that saves a copy.
+// plainReader hides WriteTo, since the WriteTo of most files and connections saves no copy.
 type plainReader struct{ io.Reader }
 
 // sink counts what is written to it. It has no ReadFrom.
@@ -94,7 +94,7 @@ func (w *workspace) begin() {
 // how long that took, without the time that its preparation took.
 type operation func(w *workspace, times int) (time.Duration, error)
 
-// repeat returns the operation that calls once as often as it is asked to, without preparation.
+// repeat returns an operation that calls once for each object, and needs no preparation.
 func repeat(once func(w *workspace) error) operation {
 	return func(w *workspace, times int) (time.Duration, error) {
 		start := time.Now()
@@ -284,7 +284,7 @@ func memStats() (m runtime.MemStats) {
 
 // measure measures one more round.
 func (s *series) measure(w *workspace) error {
-	runtime.GC() // what other subjects left behind is not collected in this one's time
+	runtime.GC() // so that the garbage of other subjects does not cost this one time
 	before := memStats()
 	elapsed, err := s.do(w, s.times)
 	after := memStats()
@@ -310,13 +310,13 @@ func peakMemory(do func() error) (uint64, error) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))))
 	runtime.GC() // with the one to come, it empties every sync.Pool
 	before := reachable()
-	stop, looked, peak := make(chan struct{}), make(chan struct{}), make(chan uint64)
+	stop, sampled, peak := make(chan struct{}), make(chan struct{}), make(chan uint64)
 	go func() {
 		most := before
 		for range peakSamples {
 			most = max(most, reachable())
 		}
-		close(looked)
+		close(sampled)
 		for {
 			select {
 			case <-stop:
@@ -328,11 +328,11 @@ func peakMemory(do func() error) (uint64, error) {
 		}
 	}()
 	var err error
-	for enough := false; err == nil && !enough; {
+	for done := false; err == nil && !done; {
 		err = do()
 		select {
-		case <-looked:
-			enough = true
+		case <-sampled:
+			done = true
 		default:
 		}
 	}

@@ -46,11 +46,11 @@ func newSio(key []byte) (subject, error) {
 	nonce := make([]byte, 32) // of the last encrypted object; a program would store it beside the object
 	buf := make([]byte, copyBuffer)
 	push := func(newWriter func(io.Writer, sio.Config) (io.WriteCloser, error), dst io.Writer, src io.Reader) error {
-		own, err := hkdf.Key(sha256.New, key, nonce, "", 32)
+		objectKey, err := hkdf.Key(sha256.New, key, nonce, "", 32)
 		if err != nil {
 			return err
 		}
-		w, err := newWriter(dst, sio.Config{Key: own, CipherSuites: []byte{sio.AES_256_GCM}})
+		w, err := newWriter(dst, sio.Config{Key: objectKey, CipherSuites: []byte{sio.AES_256_GCM}})
 		if err != nil {
 			return err
 		}

@@ -19,7 +19,8 @@ import (
 // publicKeys are providers of key pairs.
 type publicKeys struct{ rsa, ecdh, hpke provider.Provider }
 
-// makePublicKeys makes the keys once: one of RSA takes seconds to make, and long to read.
+// makePublicKeys makes the keys once, since it takes seconds to make an RSA key, and long to parse
+// one.
 var makePublicKeys = sync.OnceValues(func() (k publicKeys, err error) {
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 4096)
 	if err != nil {

@@ -18,11 +18,11 @@ const (
 	inPlaceAtOnce  = 1 << 20 // bytes of small objects that are timed together
 )
 
-// raw is AES-256-GCM alone, with the nonces and as much additional data as frames have.
+// raw is AES-256-GCM alone, with nonces like those of frames and as much additional data.
 type raw struct {
 	aead              cipher.AEAD
 	nonce, additional []byte
-	inPlace           bool // seal where the plaintext stands, not into block
+	inPlace           bool // seal each block over its plaintext, not into block
 
 	// The fields below are kept so that measuring allocates nothing.
 	objects [][]byte // laid out in memory
@@ -71,28 +71,28 @@ func (r *raw) decrypt(w *workspace, times int) (time.Duration, error) {
 	})
 }
 
-// lay lays plaintext objects out in memory, each block with room for its tag. It passes them to
-// pass until it has passed as many as times says. It uses the memory of the stored bytes, which raw
-// has no other use for.
+// lay lays plaintext objects out in memory, each block with room for its tag, and passes them to
+// pass. It repeats that until it has passed as many objects as times says. It uses the memory of
+// the stored bytes, for which raw has no other use.
 func (r *raw) lay(w *workspace, times int, pass func(objects [][]byte) (time.Duration, error)) (time.Duration, error) {
 	sealedSize := len(w.plaintext) + (len(w.plaintext)+rawBlock-1)/rawBlock*tagSize
 	room := w.stored[:max(1, inPlaceAtOnce/sealedSize)*sealedSize]
 	r.objects = slices.AppendSeq(r.objects[:0], slices.Chunk(room, sealedSize))
 	var elapsed time.Duration
 	for times > 0 {
-		now := r.objects[:min(times, len(r.objects))]
-		for _, object := range now {
+		batch := r.objects[:min(times, len(r.objects))]
+		for _, object := range batch {
 			rest := w.plaintext
 			for block := range slices.Chunk(object, rawSealedBlock) {
 				rest = rest[copy(block[:len(block)-tagSize], rest):]
 			}
 		}
-		took, err := pass(now)
+		took, err := pass(batch)
 		if err != nil {
 			return 0, err
 		}
 		elapsed += took
-		times -= len(now)
+		times -= len(batch)
 	}
 	return elapsed, nil
 }
@@ -176,7 +176,7 @@ func (r *raw) stream(dst io.Writer, src io.Reader, size int, pass func(block []b
 	}
 }
 
-// blockWriter takes what a source writes all at once, and hands it on in blocks.
+// blockWriter splits what a source writes into blocks.
 type blockWriter struct {
 	size  int
 	write func(block []byte) error

@@ -95,7 +95,7 @@ func writeTable(text *strings.Builder, o *options, rows []result) {
 // writeNearest says, for each direction and number of cores, how pikokms compares to the fastest
 // peer, if both were measured.
 func writeNearest(text *strings.Builder, rows []result) {
-	said := false
+	written := false
 	for _, r := range rows {
 		if r.name != "pikokms" {
 			continue
@@ -116,9 +116,9 @@ func writeNearest(text *strings.Builder, rows []result) {
 		}
 		fmt.Fprintf(text, "- %s, %s: pikokms is %s; the fastest is %s, of whose speed it has %.3f (%.3f–%.3f)\n",
 			r.op, formatCores(r.parallelism), verdict, fastest.name, quantile(times, 0.5), quantile(times, 0.25), quantile(times, 0.75))
-		said = true
+		written = true
 	}
-	if said {
+	if written {
 		text.WriteString("\n")
 	}
 }

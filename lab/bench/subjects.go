@@ -28,7 +28,7 @@ type subject struct {
 	peer  bool // another library
 
 	most int    // bytes of an object; 0 is any size
-	why  string // why larger ones are left out, for the notes
+	why  string // why larger ones are left out, for a message to the user
 }
 
 // measureStreams measures encrypting and decrypting in memory.
@@ -94,11 +94,11 @@ func newSubjects(parallelism []int) ([]subject, error) {
 		{name: "raw-in-place", parallelism: 1, encrypt: inPlace.encrypt, decrypt: inPlace.decrypt, alone: true},
 	}
 	for _, p := range parallelism {
-		beside, err := newStreams(key, p)
+		streams, err := newStreams(key, p)
 		if err != nil {
 			return nil, err
 		}
-		subjects = append(subjects, beside...)
+		subjects = append(subjects, streams...)
 	}
 	return subjects, nil
 }
@@ -115,7 +115,7 @@ func newStreams(key []byte, parallelism int) ([]subject, error) {
 		return &message.Decrypter{Keyrings: []provider.Unwrapper{k}}
 	}
 
-	least, err := newFloor(key, keyring)
+	minimum, err := newFloor(key, keyring)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func newStreams(key []byte, parallelism int) ([]subject, error) {
 	cached := push("pikokms-cached", encrypter(caching), decrypter(caching))
 	cached.most = mostCached
 	subjects := []subject{
-		{name: "floor", encrypt: repeat(least.encrypt), decrypt: repeat(least.decrypt), alone: true, most: mostOneFrame},
+		{name: "floor", encrypt: repeat(minimum.encrypt), decrypt: repeat(minimum.decrypt), alone: true, most: mostOneFrame},
 		streaming("raw-stream", "", plain.encryptStream, plain.decryptStream),
 		push("pikokms", encrypter(keyring), decrypter(keyring)),
 		pull("pikokms-pull", encrypter(keyring), decrypter(keyring)),

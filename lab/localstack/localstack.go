@@ -48,7 +48,7 @@ type Container struct {
 // caller closes it.
 func Start(ctx context.Context) (*Container, error) {
 	if endpoint := os.Getenv(Variable); endpoint != "" {
-		if err := answers(ctx, endpoint, patience); err != nil {
+		if err := waitForAnswer(ctx, endpoint, patience); err != nil {
 			return nil, fmt.Errorf("the LocalStack that %s names does not answer: %w", Variable, err)
 		}
 		return &Container{Endpoint: endpoint}, nil
@@ -57,8 +57,8 @@ func Start(ctx context.Context) (*Container, error) {
 	container, err := testcontainers.Run(ctx, Image,
 		testcontainers.WithExposedPorts(port),
 		testcontainers.WithEnv(map[string]string{"SERVICES": "kms,s3", "EAGER_SERVICE_LOADING": "1", "DISABLE_EVENTS": "1", "SKIP_SSL_CERT_DOWNLOAD": "1"}),
-		// LocalStack's log tells that it runs. A request would not, where the tests can't reach its
-		// port.
+		// Start waits for a line of LocalStack's log, not for an answer: where the tests can't reach
+		// its port, no answer would ever come, and reach explains why.
 		testcontainers.WithWaitStrategyAndDeadline(startup, wait.ForLog("Ready.").WithStartupTimeout(startup)),
 	)
 	started := &Container{container: container}
@@ -82,7 +82,7 @@ func Start(ctx context.Context) (*Container, error) {
 // reach checks that a ready LocalStack answers at the URL that testcontainers chose. That URL is
 // wrong, for example, if the tests run in a container beside the engine.
 func reach(ctx context.Context, endpoint string, patience time.Duration) error {
-	err := answers(ctx, endpoint, patience)
+	err := waitForAnswer(ctx, endpoint, patience)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -90,15 +90,15 @@ func reach(ctx context.Context, endpoint string, patience time.Duration) error {
 	if guess, parseErr := url.Parse(endpoint); parseErr == nil {
 		const loopback = "127.0.0.1"
 		guess.Host = net.JoinHostPort(loopback, guess.Port())
-		if answers(ctx, guess.String(), patience) == nil {
+		if waitForAnswer(ctx, guess.String(), patience) == nil {
 			where = loopback
 		}
 	}
 	return fmt.Errorf("LocalStack is ready, but does not answer at %s, which is a guess; set TESTCONTAINERS_HOST_OVERRIDE to %s: %w", endpoint, where, err)
 }
 
-// answers asks LocalStack for its health until it answers.
-func answers(ctx context.Context, endpoint string, patience time.Duration) error {
+// waitForAnswer asks LocalStack for its health until it answers.
+func waitForAnswer(ctx context.Context, endpoint string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var last error
@@ -108,7 +108,7 @@ func answers(ctx context.Context, endpoint string, patience time.Duration) error
 			return nil
 		}
 		if ctx.Err() != nil {
-			return cmp.Or(last, err) // the last error says why; ctx's only says that time is up
+			return cmp.Or(last, err) // the last error says why, and ctx's only that time is up
 		}
 		last = err
 		select {

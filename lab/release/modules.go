@@ -12,8 +12,8 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// ours is the path of the root module. The paths of all published modules begin with it.
-const ours = "piko.sh/pikokms"
+// rootModule is the path of the root module. The paths of all published modules begin with it.
+const rootModule = "piko.sh/pikokms"
 
 // module is a module of the checkout.
 type module struct {
@@ -28,13 +28,13 @@ func (m module) tag(version string) string {
 
 // name returns the module's path below that of the root module.
 func (m module) name() string {
-	return strings.TrimPrefix(strings.TrimPrefix(m.path, ours), "/")
+	return strings.TrimPrefix(strings.TrimPrefix(m.path, rootModule), "/")
 }
 
-// isPublished reports whether users can get a module. It then has a path of ours, and is neither
-// internal nor lab, which only this repository uses.
+// isPublished reports whether users can get a module. Those are the root module and the modules
+// below its path, except for internal and lab, which only this repository uses.
 func (m module) isPublished() bool {
-	below := strings.TrimPrefix(m.path, ours)
+	below := strings.TrimPrefix(m.path, rootModule)
 	switch first, _, _ := strings.Cut(strings.TrimPrefix(below, "/"), "/"); first {
 	case "internal", "lab":
 		return false
@@ -44,12 +44,12 @@ func (m module) isPublished() bool {
 
 // published returns the published modules below root, in the order of their folders.
 func published(root string) ([]module, error) {
-	modules, err := all(root)
+	modules, err := allModules(root)
 	return slices.DeleteFunc(modules, func(m module) bool { return !m.isPublished() }), err
 }
 
-// all returns the modules below root, in the order of their folders.
-func all(root string) (modules []module, err error) {
+// allModules returns the modules below root, in the order of their folders.
+func allModules(root string) (modules []module, err error) {
 	err = filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -84,7 +84,7 @@ func (m module) released(version string) ([]byte, error) {
 		return nil, err
 	}
 	for _, required := range parsed.Require {
-		if !strings.HasPrefix(required.Mod.Path+"/", ours+"/") {
+		if !strings.HasPrefix(required.Mod.Path+"/", rootModule+"/") {
 			continue
 		}
 		if other := (module{path: required.Mod.Path}); !other.isPublished() {

@@ -23,7 +23,7 @@ const maxModules = 14
 func TestModulesAreFew(t *testing.T) {
 	root, err := repository()
 	require.NoError(t, err)
-	modules, err := all(root)
+	modules, err := allModules(root)
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(modules), maxModules, "%v", modules)
 }
@@ -50,13 +50,13 @@ func TestNoModuleImportsInternalsOfAnother(t *testing.T) {
 		packages, moduleOf[p.ImportPath] = append(packages, p), p.Module.Path
 	}
 	for _, p := range packages {
-		if p.Module.Path == ours+"/lab" { // users can't have it
+		if p.Module.Path == rootModule+"/lab" { // users can't have it
 			continue
 		}
 		isOthers := func(imported string) bool {
 			isInternal := slices.Contains(strings.Split(imported, "/"), "internal")
 			other := moduleOf[imported]
-			return isInternal && other != p.Module.Path && strings.HasPrefix(other+"/", ours+"/")
+			return isInternal && other != p.Module.Path && strings.HasPrefix(other+"/", rootModule+"/")
 		}
 		for _, imported := range p.Imports {
 			if isOthers(imported) {
@@ -85,15 +85,15 @@ func TestPublishedModulesBuildWithANewerRoot(t *testing.T) {
 	u := newUser(t, modules)
 	older, newer := "v0.1.0"+u.suffix, "v0.1.1"+u.suffix
 	require.NoError(t, writeProxy(u.proxy, modules, older))
-	require.NoError(t, module{root, ours}.write(u.proxy, newer, renameInternals))
+	require.NoError(t, module{root, rootModule}.write(u.proxy, newer, renameInternals))
 
 	dir := t.TempDir()
 	u.do(t, dir, "mod", "init", "example.com/user")
-	arguments := []string{"get", ours + "@" + newer}
+	arguments := []string{"get", rootModule + "@" + newer}
 	patterns := []string{"build"}
 	program := "package main\n"
 	for _, m := range modules {
-		if m.path != ours {
+		if m.path != rootModule {
 			arguments = append(arguments, m.path+"@"+older)
 		}
 		patterns = append(patterns, m.path+"/...")
@@ -134,7 +134,7 @@ func renameInternals(tree string) error {
 		if err := os.Rename(filepath.Join(internal, entry.Name()), filepath.Join(internal, "renamed", entry.Name())); err != nil {
 			return err
 		}
-		const below = `"` + ours + "/internal/"
+		const below = `"` + rootModule + "/internal/"
 		paths = append(paths, below+entry.Name(), below+"renamed/"+entry.Name())
 	}
 	renamed := strings.NewReplacer(paths...)

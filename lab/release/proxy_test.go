@@ -69,9 +69,9 @@ func TestUsersInstallFromProxy(t *testing.T) {
 
 	t.Run("go install the commands", func(t *testing.T) {
 		dir := t.TempDir()
-		u.do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms@"+version)
-		u.do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms-batch@"+version)
-		u.do(t, dir, "install", "-ldflags=-s -w", ours+"/cmd/pikokms-gateway@"+version)
+		u.do(t, dir, "install", "-ldflags=-s -w", rootModule+"/cmd/pikokms@"+version)
+		u.do(t, dir, "install", "-ldflags=-s -w", rootModule+"/cmd/pikokms-batch@"+version)
+		u.do(t, dir, "install", "-ldflags=-s -w", rootModule+"/cmd/pikokms-gateway@"+version)
 		for _, command := range []string{"pikokms", "pikokms-gateway"} {
 			out, err := exec.Command(filepath.Join(dir, "bin", command), "--version").CombinedOutput()
 			if err != nil || !strings.Contains(string(out), version) {
@@ -92,7 +92,7 @@ func TestUsersInstallFromProxy(t *testing.T) {
 			return err
 		}
 		name := path.Dir(file) // of a package
-		t.Run("go get "+path.Join(ours, name), func(t *testing.T) {
+		t.Run("go get "+path.Join(rootModule, name), func(t *testing.T) {
 			if name == "pikostorage" {
 				lookup := exec.Command("go", "list", "-m", "piko.sh/piko@latest")
 				lookup.Dir, lookup.Env = t.TempDir(), append(os.Environ(), "GOWORK=off")
@@ -109,7 +109,7 @@ func TestUsersInstallFromProxy(t *testing.T) {
 				t.Fatal(err)
 			}
 			u.do(t, dir, "mod", "init", "example.com/user")
-			u.do(t, dir, "get", path.Join(ours, name)+"@"+version)
+			u.do(t, dir, "get", path.Join(rootModule, name)+"@"+version)
 			u.do(t, dir, "mod", "tidy")
 			u.do(t, dir, "vet", "./...")
 			// It builds the program, too.
@@ -120,12 +120,12 @@ func TestUsersInstallFromProxy(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, tests := range []string{"testcontainers", ours + "/internal/", ours + "/lab"} {
+			for _, tests := range []string{"testcontainers", rootModule + "/internal/", rootModule + "/lab"} {
 				if strings.Contains(string(required), tests) {
 					t.Errorf("a user's go.mod has what only tests need:\n%s", required)
 				}
 			}
-			t.Logf("%s: %d modules required", path.Join(ours, name), strings.Count(string(required), "\n\t"))
+			t.Logf("%s: %d modules required", path.Join(rootModule, name), strings.Count(string(required), "\n\t"))
 		})
 		return nil
 	})

@@ -10,13 +10,13 @@ import (
 	"golang.org/x/mod/modfile"
 )
 
-// newModule is the version that go mod tidy writes for a module that no version is known of.
+// newModule is the version that go mod tidy writes for a module without a known version.
 const newModule = "v0.0.0-00010101000000-000000000000"
 
 // tidy runs go mod tidy in every module below root, with the other modules from this checkout. By
 // itself, go mod tidy ignores go.work and looks for them in a module proxy.
 func tidy(root string) error {
-	modules, err := all(root)
+	modules, err := allModules(root)
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (m module) tidy(others []module) error {
 	if err != nil {
 		return err
 	}
-	own, err := modfile.Parse("go.mod", text, nil)
+	original, err := modfile.Parse("go.mod", text, nil)
 	if err != nil {
 		return err
 	}
@@ -52,13 +52,13 @@ func (m module) tidy(others []module) error {
 	if text, err = replaced.Format(); err != nil {
 		return err
 	}
-	aside, err := os.MkdirTemp("", "tidy-")
+	dir, err := os.MkdirTemp("", "tidy-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(aside)
+	defer os.RemoveAll(dir)
 	sums, _ := os.ReadFile(filepath.Join(m.dir, "go.sum")) // the file may be missing
-	mod, sum := filepath.Join(aside, "go.mod"), filepath.Join(aside, "go.sum")
+	mod, sum := filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum")
 	if err := os.WriteFile(mod, text, 0o644); err != nil {
 		return err
 	}
@@ -70,11 +70,12 @@ func (m module) tidy(others []module) error {
 	if out, err := command.CombinedOutput(); err != nil {
 		return fmt.Errorf("go mod tidy: %w\n%s", err, strings.TrimSpace(string(out)))
 	}
-	return m.take(own, mod, sum)
+	return m.install(original, mod, sum)
 }
 
-// take writes the result of go mod tidy, with the replace directives that the module had before.
-func (m module) take(own *modfile.File, mod, sum string) error {
+// install writes the result of go mod tidy to the module, with the replace directives of its
+// original go.mod.
+func (m module) install(original *modfile.File, mod, sum string) error {
 	text, err := os.ReadFile(mod)
 	if err != nil {
 		return err
@@ -88,7 +89,7 @@ func (m module) take(own *modfile.File, mod, sum string) error {
 			return err
 		}
 	}
-	for _, r := range own.Replace {
+	for _, r := range original.Replace {
 		if err := tidied.AddReplace(r.Old.Path, r.Old.Version, r.New.Path, r.New.Version); err != nil {
 			return err
 		}
@@ -110,12 +111,13 @@ func (m module) take(own *modfile.File, mod, sum string) error {
 	return os.WriteFile(filepath.Join(m.dir, "go.sum"), sums, 0o644)
 }
 
-// withVersions has modules of ours that are required for the first time required at the version of
-// the root module. go mod tidy knows of none, since they come from the checkout.
+// withVersions sets the version of modules of this repository that are required for the first time
+// to that of the root module. go mod tidy knows no version of them, since they come from the
+// checkout.
 func withVersions(tidied *modfile.File) error {
 	version := ""
 	for _, r := range tidied.Require {
-		if r.Mod.Path == ours {
+		if r.Mod.Path == rootModule {
 			version = r.Mod.Version
 		}
 	}

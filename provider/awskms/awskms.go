@@ -116,13 +116,17 @@ func (s *service) region() string { return s.client.Options().Region }
 
 // NewProvider makes a provider and checks its key with one DescribeKey. If the key is configured by
 // its ARN and DescribeKey is not permitted, NewProvider assumes a usable symmetric key. With
-// CheckLater or a public key in the configuration, it asks nothing.
+// CheckLater or a public key in the configuration, it makes no call.
 //
 // The result is also a [provider.ReEncrypter] for values of up to 4,096 bytes under symmetric keys,
 // a [provider.KeySelector] for keys of the Region, a [provider.PikoV2Keyring] and a
 // [provider.S3ECKeyring]. A value does not name its key, so to decrypt one, the provider tries the
-// keys that it trusts, 16 at most. GetKeyInfo describes any key that the credentials may describe.
-// IsCurrent decides by the ARN that a data key names.
+// keys that it trusts, 16 at most.
+//
+// KeyID of the result is the key's ARN once the key was checked, and until then what was
+// configured. GetKeyInfo describes any key that the credentials may describe, with one DescribeKey.
+// IsCurrent decides by the ARN that a data key names. Close does nothing, since the client of KMS
+// needs no Close.
 //
 // The error holds one of those that the package documentation lists.
 func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {
@@ -239,7 +243,7 @@ func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadat
 	if err != nil {
 		return nil, err
 	}
-	if out.KeyMetadata == nil || !names(keyID, aws.ToString(out.KeyMetadata.Arn)) {
+	if out.KeyMetadata == nil || !isAnswerFor(keyID, aws.ToString(out.KeyMetadata.Arn)) {
 		var got string
 		if out.KeyMetadata != nil {
 			got = aws.ToString(out.KeyMetadata.Arn)
@@ -249,8 +253,8 @@ func (s *service) describe(ctx context.Context, keyID string) (*types.KeyMetadat
 	return out.KeyMetadata, nil
 }
 
-// names reports whether a key ARN in an answer may belong to the key that was asked for.
-func names(asked, keyARN string) bool {
+// isAnswerFor reports whether a key ARN in an answer may belong to the key that was asked for.
+func isAnswerFor(asked, keyARN string) bool {
 	got, _ := arn.Parse(keyARN)
 	want, err := arn.Parse(asked)
 	switch {

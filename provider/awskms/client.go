@@ -6,10 +6,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 )
 
-// NewClient returns a client for calls of KMS that a provider does not make, such as questions
-// about its key. The client reaches KMS as the configuration's provider does, with the same bounds.
-// NewClient asks nothing, and looks at no field that does not say how KMS is reached. The error
-// holds provider.ErrInvalidKey.
+// NewClient returns a client for calls of KMS that a provider does not make, such as those that
+// describe its key. The client reaches KMS as the configuration's provider does, with the same
+// bounds. NewClient makes no call, and ignores the fields that do not say how to reach KMS. The
+// error holds provider.ErrInvalidKey.
 func NewClient(ctx context.Context, c Config) (*kms.Client, error) {
 	if err := c.validateConnection(); err != nil {
 		return nil, err

@@ -32,10 +32,10 @@ const maxGrantTokens = 10
 // says what wraps the branch keys of package branchkey. Each constructor refuses the fields that it
 // has no use for.
 //
-// What it leaves out is found as by every AWS tool. Credentials come from the environment, a
+// What it leaves out is found as AWS's tools find it. Credentials come from the environment, a
 // profile or a role. The Region is that of KeyID if that is an ARN. Otherwise it is that of the
-// environment variable AWS_REGION or AWS_DEFAULT_REGION, or else that of the profile. What the AWS
-// SDK logs goes to slog's default logger.
+// environment variable AWS_REGION or AWS_DEFAULT_REGION, or else that of the profile. The AWS SDK
+// logs to slog's default logger.
 type Config struct {
 	KeyID   string // key ID, key ARN, alias name ("alias/…") or alias ARN; branch keys take ARNs of keys only
 	Region  string // of the key
@@ -44,19 +44,19 @@ type Config struct {
 	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
 	Timeout    time.Duration // of each attempt, from connecting to the last byte; 0 means 10 s
 
-	// CheckLater makes NewProvider ask nothing of KMS, so that a process can start while KMS is
-	// down. The key is checked when it is first needed.
+	// CheckLater makes NewProvider make no call, so that a process can start while KMS is down. The
+	// key is checked when it is first needed.
 	CheckLater bool
 
 	// Accounts are the 12-digit IDs of AWS accounts, all of whose keys are trusted, in place of KeyID
-	// and TrustedKeys: for NewDiscovery, and for branch keys, none of which is new. Partition is
-	// theirs, default "aws".
+	// and TrustedKeys. They are for NewDiscovery, and for package branchkey, which can read branch
+	// keys with them but can't make new ones. Partition is that of the accounts, default "aws".
 	Accounts  []string
 	Partition string
 
-	// MultiRegion makes package branchkey take all ARNs of the configuration as multi-Region keys. A
-	// branch key that a replica of one wraps is trusted, too. KMS is asked about the configured ARN,
-	// which must be in the Region. A provider finds out by itself.
+	// MultiRegion makes package branchkey treat all ARNs of the configuration as multi-Region keys.
+	// It then also trusts a branch key that a replica of one of them wraps. KMS is asked about the
+	// configured ARN, which must be in the Region. A provider needs no such setting.
 	MultiRegion bool
 
 	TrustedKeys []string    // ARNs of further keys to decrypt under
@@ -64,10 +64,10 @@ type Config struct {
 	Endpoint    string      // URL of another KMS endpoint: a VPC endpoint, LocalStack
 	Client      *kms.Client // used in place of Region, Profile, MaxRetries and Endpoint
 
-	// PublicKey is the public half of an RSA or EC key in PEM. PublicKeyFile is a file of it. With one
-	// of them, encrypting asks nothing of KMS and needs no credentials, unless there is a peer, and
-	// NewProvider checks nothing. KeyID must then be a key ARN. Without them, KMS is asked for the
-	// public key when it is first needed.
+	// PublicKey is the public half of an RSA or EC key in PEM, and PublicKeyFile is a file of it. With
+	// one of them, encrypting makes no call of KMS and needs no credentials, unless there is a peer,
+	// and NewProvider does not check the key. KeyID must then be a key ARN. Without them, KMS is asked
+	// for the public key when it is first needed.
 	PublicKey     []byte
 	PublicKeyFile string
 
@@ -111,8 +111,8 @@ func (c *Config) validate() error {
 	return c.validateConnection()
 }
 
-// forProvider refuses the fields that only a provider has a use for.
-func (c *Config) forProvider() error {
+// refuseProviderFields returns an error if a field is set that is only for a provider.
+func (c *Config) refuseProviderFields() error {
 	if c.CheckLater || c.PublicKey != nil || c.PublicKeyFile != "" || c.Peer != nil || c.PeerFile != "" || c.Hash != 0 {
 		return fmt.Errorf("%w: CheckLater, PublicKey, Peer, their files and Hash are for a Provider", provider.ErrInvalidKey)
 	}

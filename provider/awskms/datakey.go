@@ -25,7 +25,7 @@ func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[str
 		return nil, p.fail(ctx, "GenerateDataKey", err)
 	}
 	if under.kind != symmetricKind {
-		return p.generateHere(ctx, under, encryptionContext)
+		return p.generateLocally(ctx, under, encryptionContext)
 	}
 	key, wrapped, err := p.generate(ctx, under.arn, encryptionContext)
 	if err != nil {
@@ -34,8 +34,8 @@ func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[str
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: string(wrapped.ProviderInfo)}, nil
 }
 
-// generateHere makes a data key of random numbers, for a key under which KMS makes none.
-func (p *keyring) generateHere(ctx context.Context, under ownKey, encryptionContext map[string]string) (*provider.DataKey, error) {
+// generateLocally makes a data key of random numbers, for a key under which KMS makes none.
+func (p *keyring) generateLocally(ctx context.Context, under ownKey, encryptionContext map[string]string) (*provider.DataKey, error) {
 	key, err := provider.RandomKey(provider.DataKeySize)
 	if err != nil {
 		return nil, fail(ctx, "GenerateDataKey", under.arn, err)
@@ -75,7 +75,7 @@ func (p *keyring) generate(ctx context.Context, asked string, encryptionContext 
 // wrapped returns the wrapped data key of an answer, if the answer is about the key that was asked
 // for.
 func (p *keyring) wrapped(asked, keyARN string, blob []byte) (header.EncryptedDataKey, error) {
-	if err := p.answered(asked, keyARN, blob); err != nil {
+	if err := p.checkAnswer(asked, keyARN, blob); err != nil {
 		return header.EncryptedDataKey{}, err
 	}
 	return header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(keyARN), Ciphertext: blob}, nil
@@ -122,7 +122,7 @@ func (p *keyring) encrypt(ctx context.Context, asked string, plaintext []byte, e
 		return nil, "", err
 	}
 	keyARN = aws.ToString(out.KeyId)
-	return out.CiphertextBlob, keyARN, p.answered(asked, keyARN, out.CiphertextBlob)
+	return out.CiphertextBlob, keyARN, p.checkAnswer(asked, keyARN, out.CiphertextBlob)
 }
 
 // UnwrapDataKey makes one call of KMS Decrypt, under an EC key of DeriveSharedSecret, or none if
@@ -206,7 +206,7 @@ func (p *keyring) trusted(ctx context.Context, wrapped header.EncryptedDataKey) 
 	if keyARN, ok := p.keys.find(stated); ok {
 		return keyARN, nil
 	}
-	if err := p.learn(ctx); err != nil {
+	if err := p.ensureARN(ctx); err != nil {
 		return "", err
 	}
 	if keyARN, ok := p.keys.find(stated); ok {

@@ -70,10 +70,10 @@ func (p *keyring) ReEncrypt(ctx context.Context, from provider.EncryptionProvide
 
 func (p *keyring) reEncrypt(ctx context.Context, from *keyring, blob []byte, encryptionContext map[string]string) (moved []byte, destination string, err error) {
 	// A key that is configured by its ARN needs no check.
-	if err := from.learn(ctx); err != nil {
+	if err := from.ensureARN(ctx); err != nil {
 		return nil, "", err
 	}
-	if err := p.learn(ctx); err != nil {
+	if err := p.ensureARN(ctx); err != nil {
 		return nil, "", err
 	}
 	source := from.KeyID()
@@ -88,7 +88,7 @@ func (p *keyring) reEncrypt(ctx context.Context, from *keyring, blob []byte, enc
 	if got := aws.ToString(out.SourceKeyId); got != source {
 		return nil, "", fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, source, got)
 	}
-	if err := p.answered(destination, aws.ToString(out.KeyId), out.CiphertextBlob); err != nil {
+	if err := p.checkAnswer(destination, aws.ToString(out.KeyId), out.CiphertextBlob); err != nil {
 		return nil, "", err
 	}
 	return out.CiphertextBlob, destination, nil

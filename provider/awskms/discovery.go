@@ -37,7 +37,7 @@ func NewDiscovery(ctx context.Context, c Config) (provider.Unwrapper, error) {
 }
 
 func (c *Config) validateDiscovery() error {
-	if err := cmp.Or(c.forProvider(), c.validateConnection()); err != nil {
+	if err := cmp.Or(c.refuseProviderFields(), c.validateConnection()); err != nil {
 		return err
 	}
 	if c.KeyID != "" || len(c.TrustedKeys) > 0 || c.MultiRegion {

@@ -18,14 +18,14 @@ import (
 	"piko.sh/pikokms/provider/lazy"
 )
 
-// curves are those of key specs that agree on secrets as the specification has it.
+// curves are the curves of the key specs that the specification allows for key agreement.
 var curves = map[types.KeySpec]ecdh.Curve{
 	types.KeySpecEccNistP256: ecdh.P256(), types.KeySpecEccNistP384: ecdh.P384(), types.KeySpecEccNistP521: ecdh.P521(),
 }
 
 func isEC(spec types.KeySpec) bool { return curves[spec] != nil }
 
-// ecKey is what a provider knows of an EC key of KMS beside its ARN.
+// ecKey is what a provider knows about its EC key in KMS, apart from the ARN.
 type ecKey struct {
 	public lazy.Value[*ecdh.PublicKey]
 	peer   *ecdh.PublicKey // nil without one
@@ -51,8 +51,8 @@ func (p *keyring) ownPublic(ctx context.Context, keyARN string) (*ecdh.PublicKey
 	})
 }
 
-// wrapEC wraps a data key for the peer, or without one for the own key under an ephemeral key,
-// which takes no call.
+// wrapEC wraps a data key for the peer. Without a peer, it wraps the data key for the provider's
+// own key under an ephemeral key, which takes no call.
 func (p *keyring) wrapEC(ctx context.Context, keyARN string, plain []byte, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
 	own, err := p.ownPublic(ctx, keyARN)
 	if err != nil {
@@ -84,7 +84,7 @@ func (p *keyring) wrapEC(ctx context.Context, keyARN string, plain []byte, encry
 }
 
 // agreement returns the parties of a data key. If the provider's own EC key is not among them, the
-// error holds provider.ErrUntrustedKey. KMS is only asked for the own key.
+// error holds provider.ErrUntrustedKey. It calls KMS only to learn of the provider's own key.
 func (p *keyring) agreement(ctx context.Context, wrapped header.EncryptedDataKey) (parties ecdhwrap.Parties, keyARN string, err error) {
 	parties, err = ecdhwrap.ParseInfo(wrapped.ProviderInfo)
 	if err != nil || p.under != "" {

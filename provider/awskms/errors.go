@@ -72,8 +72,8 @@ func fail(ctx context.Context, operation, key string, err error) error {
 	return failure
 }
 
-// Judge adds to an error of the client that NewClient makes the error of package provider that it
-// means, unless it holds one already.
+// Judge wraps an error of a client of NewClient with the error of package provider that describes
+// it, unless it holds one already.
 func Judge(ctx context.Context, err error) error {
 	return provider.Judge(ctx, err, func(err error) error {
 		operation, ok := errors.AsType[*smithy.OperationError](err)
@@ -127,9 +127,9 @@ func isDenied(err error) bool {
 	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")
 }
 
-// judgeCredentials returns the error for an outage of the source of credentials, or for missing
-// ones. Most machines have no EC2 instance metadata, so if that does not answer, credentials are
-// missing.
+// judgeCredentials returns the error for missing credentials, or for an outage of their source.
+// Most machines have no EC2 instance metadata. So if that service does not answer, credentials are
+// taken to be missing.
 func judgeCredentials(missing *kmsclient.CredentialsError, err error) error {
 	if service, ok := errors.AsType[*smithy.OperationError](missing.Cause); missing.Late || ok && service.Service() != "ec2imds" && sentinel(service) == provider.ErrProviderUnavailable {
 		return fmt.Errorf("%w: the source of the AWS credentials does not give them now: %w", provider.ErrProviderUnavailable, err)

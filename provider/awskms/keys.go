@@ -84,9 +84,9 @@ func (k *keys) find(keyARN string) (string, bool) {
 	return k.arns[i], true
 }
 
-// candidates returns the trusted keys that a request to decrypt may mean. If it names a key ID,
-// that is the one. If it names none or an alias, they are the provider's own key and then the
-// newest.
+// candidates returns the trusted keys that a request to decrypt may mean. If it names a key by its
+// ID or ARN, that is the only one. If it names an alias or no key, they are the provider's own key,
+// and then the other keys, the newest first.
 func (k *keys) candidates(keyID string) ([]string, error) {
 	if keyARN, ok := k.find(keyID); ok {
 		return []string{keyARN}, nil
@@ -118,10 +118,10 @@ func (p *keyring) encryptionKey(ctx context.Context) (ownKey, error) {
 	return ownKey{arn: p.under}, nil
 }
 
-// answered checks KMS's answer to a request to encrypt. If the answer is about the key that was
+// checkAnswer checks KMS's answer to a request to encrypt. If the answer is about the key that was
 // asked for, the key is trusted from then on.
-func (p *keyring) answered(asked, keyARN string, blob []byte) error {
-	if !names(asked, keyARN) {
+func (p *keyring) checkAnswer(asked, keyARN string, blob []byte) error {
+	if !isAnswerFor(asked, keyARN) {
 		return fmt.Errorf("%w: KMS was asked about key %q and answered about %q", provider.ErrEncryptionFailed, asked, keyARN)
 	}
 	if len(blob) == 0 || len(blob) > math.MaxUint16 {
@@ -136,15 +136,15 @@ func (p *keyring) candidates(ctx context.Context) ([]string, error) {
 	if keyARN, ok := p.keys.find(p.under); ok {
 		return []string{keyARN}, nil
 	}
-	if err := p.learn(ctx); err != nil {
+	if err := p.ensureARN(ctx); err != nil {
 		return nil, err
 	}
 	return p.keys.candidates(p.under)
 }
 
-// learn makes sure that the ARN of the provider's own key is known. It asks KMS, unless the ARN was
-// configured.
-func (p *keyring) learn(ctx context.Context) error {
+// ensureARN makes sure that the ARN of the provider's own key is known. It asks KMS, unless the ARN
+// was configured.
+func (p *keyring) ensureARN(ctx context.Context) error {
 	if arns.IsKey(p.configured) {
 		return nil
 	}
@@ -182,7 +182,8 @@ func (p *keyring) decryptTrusted(ctx context.Context, blob []byte, encryptionCon
 	return nil, errors.Join(failures...)
 }
 
-// anotherMay reports whether another key may decrypt where one key failed with err.
+// anotherMay reports whether another key may decrypt a ciphertext for which one key failed with
+// err.
 func anotherMay(err error) bool {
 	_, incorrect := errors.AsType[*types.IncorrectKeyException](err)
 	return incorrect || errors.Is(err, provider.ErrAccessDenied) || errors.Is(err, provider.ErrKeyDisabled) ||

@@ -31,13 +31,13 @@ var KeyService = keyurl.Service{
 	},
 }
 
-// DiscoveryKeyService opens what decrypts under all keys of stated accounts, which URLs name:
+// DiscoveryKeyService opens keyrings that decrypt under all keys of the accounts that a URL names:
 //
 //	awskms-discovery:?accounts=ACCOUNT,ACCOUNT…&region=REGION
 //
 // with the optional parameters
 //
-//	region=REGION                in which KMS is asked; without it, the one that Config describes
+//	region=REGION                of KMS; without it, the one that Config describes
 //	profile=NAME                 of the shared AWS configuration files
 //	partition=PARTITION          of the accounts, default "aws"
 //	endpoint=URL                 another KMS endpoint: a VPC endpoint, LocalStack
@@ -58,16 +58,16 @@ var DiscoveryKeyService = keyurl.Service{
 }
 
 var (
-	keyARN = regexp.MustCompile(`^arn:[^:]*:kms:`)
-	keyID  = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
+	arnPattern = regexp.MustCompile(`^arn:[^:]*:kms:`)
+	idPattern  = regexp.MustCompile(`^(mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
 )
 
 // meantKey returns the URL of a key that is named as in AWS's tools.
 func meantKey(text string) string {
 	switch {
-	case keyARN.MatchString(text):
+	case arnPattern.MatchString(text):
 		return scheme + ":///" + text
-	case strings.HasPrefix(text, "alias/"), keyID.MatchString(text):
+	case strings.HasPrefix(text, "alias/"), idPattern.MatchString(text):
 		return scheme + "://" + text + "?region=REGION"
 	}
 	return ""

@@ -187,7 +187,7 @@ func TestEncryptingUnderAKeyARNNeedsNoDescribeKey(t *testing.T) {
 		require.ErrorIs(t, err, provider.ErrAccessDenied)
 		require.ErrorContains(t, err, "kms:DescribeKey")
 	}
-	// An RSA key cannot be told from a symmetric one.
+	// An RSA key cannot be distinguished from a symmetric one.
 	_, err := envelope.Seal(t.Context(), later(t, server, rsa.ARN), strings.Repeat("x", 5000), nil)
 	require.ErrorIs(t, err, provider.ErrKeyUsage)
 	require.ErrorContains(t, err, "with kms:DescribeKey permitted or the public key given")

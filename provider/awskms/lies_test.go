@@ -20,12 +20,12 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// answer changes members of what KMS answers.
+// answer changes members of the answers of KMS.
 func answer(members map[string]any) kmstest.Action {
 	return kmstest.Answer(func(all map[string]any) { maps.Copy(all, members) })
 }
 
-// A KMS that lies about what it did, or that something on the way makes lie, is not believed.
+// Answers are not believed if KMS lies about what it did, or if something on the way changes them.
 func TestAKMSThatLiesIsNotBelieved(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key, other := server.CreateKey(kmstest.Key{}), server.CreateKey(kmstest.Key{})

@@ -38,7 +38,7 @@ func isRSA(spec types.KeySpec) bool {
 	return spec == types.KeySpecRsa2048 || spec == types.KeySpecRsa3072 || spec == types.KeySpecRsa4096
 }
 
-// rsaKey is what a provider knows of an RSA key of KMS beside its ARN.
+// rsaKey is what a provider knows about its RSA key in KMS, apart from the ARN.
 type rsaKey struct {
 	public    lazy.Value[*rsa.PublicKey]
 	hash      crypto.Hash
@@ -92,10 +92,10 @@ func (p *keyring) wrapRSA(ctx context.Context, keyARN string, plain []byte, encr
 	if err := ctx.Err(); err != nil {
 		return header.EncryptedDataKey{}, err
 	}
-	whole := append(make([]byte, 0, len(bound)+len(plain)), bound...)
-	whole = append(whole, plain...)
-	defer clear(whole)
-	ciphertext, err := rsa.EncryptOAEP(p.rsa.hash.New(), rand.Reader, public, whole, nil)
+	input := append(make([]byte, 0, len(bound)+len(plain)), bound...)
+	input = append(input, plain...)
+	defer clear(input)
+	ciphertext, err := rsa.EncryptOAEP(p.rsa.hash.New(), rand.Reader, public, input, nil)
 	if err != nil {
 		return header.EncryptedDataKey{}, fmt.Errorf("%w: %w", provider.ErrEncryptionFailed, err)
 	}

@@ -7,8 +7,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// UnwrapS3EC implements provider.S3ECKeyring with KMS Decrypt. It tries the trusted keys as Decrypt
-// does.
+// UnwrapS3EC implements provider.S3ECKeyring with KMS Decrypt. It tries the trusted keys as
+// DecryptDirectly does.
 func (p *keyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
 	key, err := p.unwrapS3EC(ctx, wrapped)
 	if err != nil {

@@ -88,8 +88,8 @@ type keyring struct {
 }
 
 // NewProvider makes a provider and checks its key with one GetKey. If that is not permitted, it
-// tries whether the key may unwrap, with a call that stores nothing. With CheckLater, it asks
-// nothing. Close the provider when it is not used any more.
+// makes an UnwrapKey call, which changes nothing, to find out whether it may unwrap. With
+// CheckLater, it makes no call. Close the provider when it is not used any more.
 //
 // KeyID of the result is the key identifier without a version, in small letters. GetKeyInfo
 // describes the version under which the provider encrypts. IsCurrent compares the version that a
@@ -132,8 +132,8 @@ func (p *keyring) check(ctx context.Context) error {
 	if !errors.Is(err, provider.ErrAccessDenied) {
 		return err
 	}
-	// An access policy that only decrypts does not permit GetKey. Whoever may unwrap is told that
-	// this does not unwrap.
+	// An access policy that only decrypts does not permit GetKey. This value does not unwrap, but
+	// the vault says so only to callers that may unwrap.
 	if _, unwrapErr := p.unwrap(ctx, p.version, make([]byte, minRSABits/8)); !errors.Is(unwrapErr, provider.ErrDecryptionFailed) {
 		return err
 	}

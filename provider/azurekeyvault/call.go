@@ -20,7 +20,7 @@ var errNoVault = fmt.Errorf("%w: this is no answer of a vault; check the endpoin
 
 // ask makes a call. Azure's client makes it again after errors that may pass, and waits as long as
 // Retry-After says, up to a minute. The error is one of those that the package documentation lists.
-func ask[T any](ctx context.Context, p *keyring, of operation, call *exchange, do func(context.Context) (T, error)) (T, error) {
+func ask[T any](ctx context.Context, p *keyring, op operation, call *exchange, do func(context.Context) (T, error)) (T, error) {
 	if p.closed.Load() {
 		var none T
 		return none, fmt.Errorf("the provider: %w", provider.ErrClosed)
@@ -30,8 +30,8 @@ func ask[T any](ctx context.Context, p *keyring, of operation, call *exchange, d
 	if err == nil {
 		return answer, nil
 	}
-	err = p.judge(ctx, of, err)
-	if errors.Is(err, provider.ErrKeyNotFound) && of != getDeletedKey {
+	err = p.judge(ctx, op, err)
+	if errors.Is(err, provider.ErrKeyNotFound) && op != getDeletedKey {
 		err = p.deleted(ctx, err)
 	}
 	return answer, err

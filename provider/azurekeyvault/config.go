@@ -39,8 +39,8 @@ type Config struct {
 	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
 	Timeout    time.Duration // of each attempt; 0 means 10 s
 
-	// CheckLater makes NewProvider ask nothing of the vault, so that a process can start while it
-	// is down. A key that can't be used is then an error of its first use.
+	// CheckLater makes NewProvider make no call, so that a process can start while the vault is
+	// down. If the key can't be used, its first use then returns the error.
 	CheckLater bool
 
 	// Endpoint is the URL that is asked in place of the vault's own: "https://HOST" for a vault
@@ -71,8 +71,8 @@ var suffixes = []suffix{
 }
 
 var (
-	// vaultName and keyName are what Azure takes for names (Azure Key Vault documentation, "Object
-	// identifiers").
+	// vaultName and keyName match the names that Azure accepts (Azure Key Vault documentation,
+	// "Object identifiers").
 	vaultName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,22}[a-z0-9]$`)
 	keyName   = regexp.MustCompile(`^[a-z0-9-]{1,127}$`)
 	versionID = regexp.MustCompile(`^[0-9a-f]{32}$`)

@@ -22,7 +22,7 @@ type credential struct {
 	vault string // the host name
 }
 
-// newCredential returns what gets tokens for the vault, or nil for an emulator.
+// newCredential returns a credential for the vault, or nil for an emulator.
 func (c *Config) newCredential(inner policy.Transporter) (azcore.TokenCredential, error) {
 	if strings.HasPrefix(c.Endpoint, "http:") {
 		return nil, nil
@@ -43,8 +43,9 @@ func (c *Config) newCredential(inner policy.Transporter) (azcore.TokenCredential
 	return &credential{found, c.Vault}, nil
 }
 
-// GetToken implements azcore.TokenCredential. The vault's challenge says what the token is for. A
-// token for another service is not sent to it, whatever stands at the endpoint.
+// GetToken implements azcore.TokenCredential. The challenge of the endpoint names the service that
+// the token is for. GetToken refuses any other service than the vault's, so that a false endpoint
+// can't get a token for another one.
 func (c *credential) GetToken(ctx context.Context, options policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	for _, scope := range options.Scopes {
 		u, err := url.Parse(scope)

@@ -54,7 +54,7 @@ type credential struct {
 	requests []policy.TokenRequestOptions
 }
 
-// asked returns what tokens were asked for.
+// asked returns the requests for tokens so far.
 func (c *credential) asked() []policy.TokenRequestOptions {
 	c.mu.Lock()
 	defer c.mu.Unlock()

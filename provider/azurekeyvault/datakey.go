@@ -30,9 +30,9 @@ func digest(encryptionContext map[string]string) ([]byte, error) {
 	return sum[:], nil
 }
 
-// GenerateDataKey makes a data key from the system's random numbers. Under an RSA key, it makes no
-// call of the vault but one in an hour, which asks for the current version. Under an AES key, it
-// makes one call more.
+// GenerateDataKey makes a data key from the system's random numbers. It asks the vault for the
+// current version of the key at most once an hour. Under an RSA key, it makes no other call. Under
+// an AES key, it makes one more, to wrap the data key.
 func (p *keyring) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
 	key, err := provider.RandomKey(provider.DataKeySize)
 	if err != nil {
@@ -68,9 +68,9 @@ func (p *keyring) wrapKey(ctx context.Context, key *provider.SecureBytes, encryp
 	}
 	wrapped := header.EncryptedDataKey{ProviderID: providerID, ProviderInfo: []byte(p.id + "/" + v.version)}
 	err = key.WithAccess(func(plain []byte) (err error) {
-		whole := append(append(make([]byte, 0, len(bound)+len(plain)), bound...), plain...)
-		defer clear(whole)
-		wrapped.Ciphertext, err = p.wrap(ctx, v, whole)
+		input := append(append(make([]byte, 0, len(bound)+len(plain)), bound...), plain...)
+		defer clear(input)
+		wrapped.Ciphertext, err = p.wrap(ctx, v, input)
 		return err
 	})
 	return wrapped, err

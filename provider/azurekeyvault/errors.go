@@ -42,16 +42,16 @@ func (p *keyring) fail(ctx context.Context, operation string, err error) error {
 }
 
 // judge adds a sentinel to an error of a call that has none yet.
-func (p *keyring) judge(ctx context.Context, of operation, err error) error {
+func (p *keyring) judge(ctx context.Context, op operation, err error) error {
 	return provider.Judge(ctx, err, func(err error) error {
 		if answered, ok := errors.AsType[*azcore.ResponseError](err); ok {
 			a := newAnswerError(answered)
-			return fmt.Errorf("%w: %w", p.sentinel(of, a), a)
+			return fmt.Errorf("%w: %w", p.sentinel(op, a), a)
 		}
 		if refused, ok := errors.AsType[*tokenError](err); ok {
 			return fmt.Errorf("%w: %w", login(refused), refused)
 		}
-		return &wayError{err, p.timeout}
+		return &transportError{err, p.timeout}
 	})
 }
 
@@ -65,7 +65,7 @@ func newAnswerError(answered *azcore.ResponseError) *answerError {
 	a := &answerError{ResponseError: answered}
 	text, err := runtime.Payload(answered.RawResponse)
 	if err != nil {
-		return a // it can't be, since the answer is in memory
+		return a // this can't happen, since the answer is in memory
 	}
 	var body struct {
 		Error struct {
@@ -107,22 +107,22 @@ func oneLine(text string) string {
 	return line
 }
 
-// wayError is the error of a request that did not reach a vault, or that something else answered.
-// It unwraps to a refused connection, but not to a cause that holds the error of a deadline, since
-// that is not the caller's.
-type wayError struct {
+// transportError is the error of a request that did not reach a vault, or that something else
+// answered. It unwraps to a refused connection, but not to a cause that holds the error of a
+// deadline, since that is not the caller's.
+type transportError struct {
 	cause   error
 	timeout interface{ String() string }
 }
 
-func (e *wayError) Error() string {
+func (e *transportError) Error() string {
 	if errors.Is(e.cause, context.DeadlineExceeded) {
 		return fmt.Sprintf("%v: no answer within %v", provider.ErrProviderUnavailable, e.timeout)
 	}
 	return fmt.Sprintf("%v: %s", provider.ErrProviderUnavailable, oneLine(e.cause.Error()))
 }
 
-func (e *wayError) Unwrap() []error {
+func (e *transportError) Unwrap() []error {
 	refused, ok := errors.AsType[*net.OpError](e.cause)
 	if !ok || errors.Is(refused, context.DeadlineExceeded) || errors.Is(refused, context.Canceled) {
 		return []error{provider.ErrProviderUnavailable}
@@ -143,13 +143,13 @@ func isOutage(status int) bool {
 	return status >= http.StatusInternalServerError || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
 }
 
-// sentinel returns the sentinel for what a vault answered, with what to do about it. Azure documents
-// few of the inner codes, so the words of the message count, too.
+// sentinel returns the sentinel for what a vault answered, with what to do about it. Azure
+// documents few of the inner codes, so the words of the message count, too.
 //
 // The circuit breaker of package service counts [provider.ErrProviderUnavailable] as an outage.
 // Errors that prove that the vault is up are listed in its isAnswer.
-func (p *keyring) sentinel(of operation, a *answerError) error {
-	says := func(words string) bool { return strings.Contains(strings.ToLower(a.message), words) }
+func (p *keyring) sentinel(op operation, a *answerError) error {
+	mentions := func(words string) bool { return strings.Contains(strings.ToLower(a.message), words) }
 	switch status := a.StatusCode; {
 	case status == http.StatusTooManyRequests:
 		return fmt.Errorf("%w: the vault gets too many requests; cache data keys, or spread the load over several vaults", provider.ErrProviderUnavailable)
@@ -159,29 +159,29 @@ func (p *keyring) sentinel(of operation, a *answerError) error {
 		return fmt.Errorf("%w: this is no answer of a vault; check the endpoint and proxies on the way", provider.ErrProviderUnavailable)
 	case status == http.StatusUnauthorized:
 		return fmt.Errorf("%w: the vault refuses the token; check that the credentials are of the vault's tenant", provider.ErrAccessDenied)
-	case a.inner == "KeyDisabled" || says("disabled key"):
+	case a.inner == "KeyDisabled" || mentions("disabled key"):
 		return fmt.Errorf("%w: the version is disabled; enable it to use it", provider.ErrKeyDisabled)
-	case a.inner == "KeyExpired" || a.inner == "KeyNotYetValid" || says("expired key") || says("not yet valid"):
+	case a.inner == "KeyExpired" || a.inner == "KeyNotYetValid" || mentions("expired key") || mentions("not yet valid"):
 		return fmt.Errorf("%w: the version has expired, or is not valid yet; make a new version or change its dates", provider.ErrKeyDisabled)
-	case a.inner == "KeyOperationForbidden" || says("is not permitted on this key"):
-		return fmt.Errorf("%w: the key's permitted operations lack %s", provider.ErrKeyUsage, of.permission)
+	case a.inner == "KeyOperationForbidden" || mentions("is not permitted on this key"):
+		return fmt.Errorf("%w: the key's permitted operations lack %s", provider.ErrKeyUsage, op.permission)
 	case a.inner == "ForbiddenByFirewall" || a.inner == "ForbiddenByConnection":
 		return fmt.Errorf("%w: the vault's firewall refuses this address", provider.ErrAccessDenied)
 	case status == http.StatusForbidden:
-		return fmt.Errorf("%w: %s needs %s", provider.ErrAccessDenied, of.name, p.permissionFor(of))
+		return fmt.Errorf("%w: %s needs %s", provider.ErrAccessDenied, op.name, p.permissionFor(op))
 	case status == http.StatusNotFound:
 		return fmt.Errorf("%w: there is no key %s, or no such version of it", provider.ErrKeyNotFound, p.id)
 	case status == http.StatusConflict:
 		return fmt.Errorf("%w: the key is being deleted or recovered", provider.ErrKeyPendingDeletion)
 	}
-	return fmt.Errorf("%w%s", of.failure, of.hint)
+	return fmt.Errorf("%w%s", op.failure, op.hint)
 }
 
 // permissionFor returns what permits an operation (Azure documentation, "Azure built-in roles for
 // Security" and "Local RBAC built-in roles for Managed HSM").
-func (p *keyring) permissionFor(of operation) string {
+func (p *keyring) permissionFor(op operation) string {
 	if strings.Contains(p.host, ".managedhsm.") {
 		return fmt.Sprintf("the role Managed HSM Crypto Service Encryption User on /keys/%s", p.key)
 	}
-	return fmt.Sprintf("the role Key Vault Crypto Service Encryption User on %s, or the key permission %s in the vault's access policy", p.id, of.permission)
+	return fmt.Sprintf("the role Key Vault Crypto Service Encryption User on %s, or the key permission %s in the vault's access policy", p.id, op.permission)
 }

@@ -3,15 +3,15 @@ package azurekeyvault_test
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/azurekeyvault"
 	"piko.sh/pikokms/provider/keyurl"
 )
 
-// This encrypts a file with the credentials of az login or of the machine. It does not run here,
-// since it asks Azure for the key.
+// A program encrypts and decrypts with the credentials of az login or of the machine. It does not
+// run here, since it asks Azure for the key.
 func Example() {
 	ctx := context.Background()
 	key, err := azurekeyvault.NewProvider(ctx, azurekeyvault.Config{Vault: "my-vault", Key: "backups"})
@@ -19,14 +19,17 @@ func Example() {
 		panic(err)
 	}
 	defer key.Close()
-	w, err := (&message.Encrypter{Keyring: key}).NewWriter(ctx, os.Stdout, map[string]string{"tenant": "42"})
+	e := message.Encrypter{Keyring: key}
+	stored, err := e.Encrypt(ctx, []byte("hello"), map[string]string{"tenant": "42"})
 	if err != nil {
 		panic(err)
 	}
-	fmt.Fprintln(w, "hello")
-	if err := w.Close(); err != nil {
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{key}}
+	plaintext, _, err := d.Decrypt(ctx, stored, nil)
+	if err != nil {
 		panic(err)
 	}
+	fmt.Println(string(plaintext))
 }
 
 // A program takes its key from its configuration.

@@ -15,7 +15,7 @@ import (
 	"piko.sh/pikokms/provider/lazy"
 )
 
-// describedFor is how long a provider encrypts under the version that it has asked for.
+// describedFor is how long a provider uses the version that the vault named before it asks again.
 const describedFor = time.Hour
 
 // minRSABits is the shortest modulus of vaults in bits (Azure Key Vault documentation, "Key types,
@@ -115,8 +115,8 @@ func publicKey(key *azkeys.JSONWebKey) (*rsa.PublicKey, error) {
 	return &rsa.PublicKey{N: n, E: int(e.Int64())}, nil
 }
 
-// usable returns an error that says why data keys cannot be wrapped under a version, or nil. The
-// vault refuses some of this only when it is asked to wrap, which it is not under an RSA key.
+// usable returns an error that says why data keys cannot be wrapped under a version, or nil. Under
+// an RSA key, the provider wraps without the vault, which would refuse some of these versions.
 func (v *keyVersion) usable(now time.Time) error {
 	attributes, key := v.bundle.Attributes, v.bundle.Key
 	switch {

@@ -19,12 +19,12 @@ import (
 //
 // VAULT is the name of a vault of Azure's public cloud, or the full host name of any vault or
 // managed HSM. With a VERSION, encryption is under that one; decryption is under any.
-// Its Type is "azure_keyvault", of a managed HSM, too.
+// Its Type is "azure_keyvault", for a managed HSM, too.
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
 	Type:        providerType,
 	ProviderIDs: []string{providerID},
-	Meant:       meant,
+	Meant:       meantKey,
 	Parse: func(u *url.URL) (keyurl.Key, error) {
 		c, err := parseURL(u)
 		return keyurl.Key{

@@ -20,7 +20,7 @@ import (
 // the URL of the vault and a key's name.
 const memoryVault = "PIKOKMS_MEMORY_AZURE"
 
-// use encrypts and decrypts, and tells the data keys.
+// use encrypts and decrypts, and reports the data keys.
 func use(t *testing.T) {
 	url, name, _ := strings.Cut(os.Getenv(memoryVault), " ")
 	p, err := azurekeyvault.NewProvider(t.Context(), azurekeyvault.Config{Vault: azurekeyvaulttest.Vault, Key: name, Endpoint: url})

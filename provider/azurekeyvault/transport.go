@@ -22,7 +22,8 @@ import (
 // 2,000.
 const maxAnswer = 64 << 10
 
-// exchange is what the transport knows of a call of a vault. The context of the requests holds it.
+// exchange is a call of a vault, which may take several requests. Their context carries it to the
+// transport.
 //
 // Azure's client leaves copies of what it sends and receives in memory. So it is given no plain
 // data key: the transport puts it into the request and takes it out of the answer.
@@ -46,12 +47,12 @@ type transport struct{ inner policy.Transporter }
 // newHTTPClient returns a client that follows no redirects. Vaults send none, and a request with a
 // data key or a token must not go elsewhere.
 func newHTTPClient() *http.Client {
-	own := &http.Transport{Proxy: http.ProxyFromEnvironment}
-	if usual, ok := http.DefaultTransport.(*http.Transport); ok { // an application may have another one
-		own = usual.Clone()
+	inner := &http.Transport{Proxy: http.ProxyFromEnvironment}
+	if standard, ok := http.DefaultTransport.(*http.Transport); ok { // an application may have another one
+		inner = standard.Clone()
 	}
 	return &http.Client{
-		Transport:     own,
+		Transport:     inner,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -132,10 +133,10 @@ func withOwnBody(request *http.Request) (*http.Request, error) {
 	if err := errors.Join(err, request.Body.Close()); err != nil {
 		return nil, fmt.Errorf("reading the request: %w", err)
 	}
-	own := request.WithContext(request.Context())
-	own.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	own.Body, err = own.GetBody()
-	return own, err
+	copied := request.WithContext(request.Context())
+	copied.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+	copied.Body, err = copied.GetBody()
+	return copied, err
 }
 
 // withValue returns a request to wrap a value, and a function that zeroes its text if no connection

@@ -41,8 +41,8 @@ func parseURL(u *url.URL) (Config, error) {
 	return c, nil
 }
 
-// meant returns the URL for a key identifier, as Azure's tools name keys, or nothing.
-func meant(text string) string {
+// meantKey returns the URL for a key identifier, as Azure's tools name keys, or nothing.
+func meantKey(text string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "https" {
 		return ""

@@ -2,8 +2,8 @@
 // (specification: framework/aws-kms/aws-kms-hierarchical-keyring.md) and its key store
 // (framework/branch-key-store.md).
 //
-// A branch key is a random key that KMS wraps and that a table keeps. A process asks for it once in
-// its TTL and holds it in locked memory. Under it, the process itself wraps a new data key for each
+// A branch key is a random key that KMS wraps and that a table keeps. A process fetches it once per
+// TTL and holds it in locked memory. Under it, the process itself wraps a new data key for each
 // message, without a call:
 //
 //	KMS key ── wraps ── branch key, in a table ── wraps ── data key, in a message ── encrypts ── frames
@@ -29,8 +29,8 @@
 // [Store.Disable] makes a branch key unusable, [Store.Enable] takes that back, and [Store.Destroy]
 // makes it final after a waiting period. For a branch key that is disabled or destroyed, errors
 // hold [ErrDisabled] or [ErrDestroyed]. A process notices at the latest when its TTL has passed.
-// Once it has noticed that a branch key is destroyed, it refuses that as long as it lives, whatever
-// is put back into the table.
+// Once it has noticed that a branch key is destroyed, it refuses that branch key as long as it
+// runs, whatever is put back into the table.
 //
 // # Errors
 //
@@ -62,7 +62,7 @@ const defaultEntries = 1000
 
 // Supplier returns the ID of the branch key of a message with an encryption context, or nothing for
 // the configured one. It is called for each message, to encrypt and to decrypt, with all pairs of
-// its encryption context, also if a cache has the message's data key. It may take a tenant from
+// its encryption context, even if a cache has the message's data key. It may take a tenant from
 // ctx. It must be safe for concurrent use.
 type Supplier func(ctx context.Context, encryptionContext map[string]string) (string, error)
 
@@ -89,8 +89,13 @@ type branchProvider struct {
 // key, or nothing if a Supplier picks all. The caller closes the provider, which zeroes the cached
 // branch keys.
 //
-// Without a configured branch key, HealthCheck asks the table for one of the ID "health check",
-// which need not exist. A policy that names the IDs that may be asked for must have this one, too.
+// GetKeyInfo describes any branch key of the table, and calls the table only. IsCurrent is true
+// under the active version of a branch key. The cached one counts as the active one until its TTL
+// has passed. HealthCheck asks the table and KMS for the configured branch key, whether it is
+// cached or not. Without one, it asks the table for a branch key with the ID "health check", which
+// need not exist. A policy that lists the permitted IDs must include this one.
+//
+// The result of the provider's Guarded shares the cache: closing one closes both.
 //
 // The error holds one of those that the package documentation names.
 func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {
@@ -101,8 +106,8 @@ func NewProvider(ctx context.Context, c Config) (provider.Provider, error) {
 	return p, nil
 }
 
-// openProvider makes a provider. If guard is not nil, it makes the calls of KMS and the table, also
-// the one that asks for the configured branch key.
+// openProvider makes a provider. If guard is not nil, all calls of KMS and the table go through it,
+// including the one that asks for the configured branch key.
 func openProvider(ctx context.Context, c Config, guard provider.Guard) (*branchProvider, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -398,7 +403,7 @@ func (p *branchProvider) GetKeyInfo(ctx context.Context, keyID string) (*provide
 	}
 	var r *record
 	err := p.call(ctx, "GetKeyInfo", func(ctx context.Context) (err error) {
-		r, err = p.store.look(ctx, id, kindActive)
+		r, err = p.store.find(ctx, id, kindActive)
 		return err
 	})
 	if err != nil {
@@ -419,7 +424,7 @@ func (p *branchProvider) GetKeyInfo(ctx context.Context, keyID string) (*provide
 
 // HealthCheck implements provider.HealthChecker. It asks the table and KMS for the configured
 // branch key, whether it is cached or not. If a Supplier picks all branch keys, it asks the table
-// for one of the ID "health check". That need not exist, and shows that the table is up.
+// for one with the ID "health check". Any answer shows that the table is up.
 func (p *branchProvider) HealthCheck(ctx context.Context) error {
 	if p.id == "" {
 		err := p.call(ctx, "HealthCheck", func(ctx context.Context) error {

@@ -28,8 +28,8 @@ func (m *material) share() (*material, error) {
 // Close closes the share of the key.
 func (m *material) Close() error { return m.key.Close() }
 
-// slot is what a material is cached for: encrypting, if it has no version, or decrypting what was
-// encrypted under a version.
+// slot is the key of a cached material. A slot without a version holds the active version, for
+// encrypting. A slot with one holds that version, for decrypting.
 type slot struct {
 	id      string
 	version uuid.UUID
@@ -154,7 +154,7 @@ func (c *cache) leave(s slot, f *fetch, ended error) {
 		delete(c.fetches, s) // so that the next caller makes another
 	}
 	if f.got != nil && f.err == nil {
-		_ = f.got.key.Close() // memory that can't be given back is no fault of the caller
+		_ = f.got.key.Close() // its error concerns the process's memory, and no caller
 	}
 }
 
@@ -165,7 +165,7 @@ func (c *cache) put(s slot, got *material, ends time.Time) error {
 		return err
 	}
 	if got.active {
-		s = slot{id: s.id} // where it is found to encrypt and to decrypt
+		s = slot{id: s.id} // there, find finds it both to encrypt and to decrypt
 	}
 	c.kept.Put(s, shared, ends)
 	return nil

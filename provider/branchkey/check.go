@@ -15,8 +15,8 @@ import (
 // the branch key can't be trusted or is not all under the store's key, the error has every reason.
 // It holds ErrDamaged, ErrRolledBack or provider.ErrUntrustedKey.
 //
-// A table that was rolled back as a whole, with all its items, can't be told from one that never
-// changed.
+// Check can't distinguish a table that was rolled back as a whole, with all its items, from one
+// that never changed.
 //
 // A branch key that is disabled is checked likewise. If a branch key is destroyed, all its items
 // must be, and KMS is not asked.
@@ -32,7 +32,7 @@ func (s *Store) check(ctx context.Context, id string) error {
 		return err
 	}
 	if err := notDestroyed(id, records); err != nil {
-		return errors.Join(append(faults, cameBack(err, records))...)
+		return errors.Join(append(faults, checkAllDestroyed(err, records))...)
 	}
 	isWhole := len(faults) == 0
 	byKind := make(map[string]*record)
@@ -51,8 +51,8 @@ func (s *Store) check(ctx context.Context, id string) error {
 	return errors.Join(faults...)
 }
 
-// cameBack returns an error if items of a branch key are not destroyed as the others are.
-func cameBack(destroyed error, records []*record) error {
+// checkAllDestroyed returns an error if a branch key is destroyed, but some of its items are not.
+func checkAllDestroyed(destroyed error, records []*record) error {
 	var errs []error
 	for _, r := range records {
 		if r.state != stateDestroyed {

@@ -18,7 +18,7 @@ import (
 type Config struct {
 	// Table is the name or ARN of a table in Amazon DynamoDB, of the form that AWS's libraries use.
 	// It is in the Region of KMS, and reached with the Profile, MaxRetries and Timeout of KMS.
-	// Credentials are found as by every AWS tool.
+	// Credentials are found as AWS's tools find them.
 	Table         string
 	TableEndpoint string           // URL of another DynamoDB endpoint: a VPC endpoint, an emulator
 	TableClient   *dynamodb.Client // used in place of TableEndpoint and of what KMS has for the table
@@ -44,16 +44,16 @@ type Config struct {
 
 	Supplier Supplier `json:"-"` // picks branch keys by encryption context
 
-	// TTL is how long a branch key is used after it was asked for. It is required for a provider.
-	// For as long, the process encrypts under a version that is no longer active, decrypts after
-	// KMS's permission has gone or the branch key was disabled or destroyed, and works while KMS or
-	// the table is down. AWS suggests an hour.
+	// TTL is how long a branch key is used after it was fetched. It is required for a provider. In
+	// that time, the process may encrypt under a version that is no longer active, and decrypt after
+	// KMS's permission was withdrawn or the branch key was disabled or destroyed. It also works while
+	// KMS or the table is down. AWS suggests an hour.
 	TTL time.Duration
 
 	Entries int // branch keys and versions in the cache; 0 means 1,000
 
-	// CheckLater makes NewProvider ask nothing, so that a process can start while KMS is down. The
-	// branch key is asked for when it is first needed.
+	// CheckLater makes NewProvider make no call, so that a process can start while KMS is down. The
+	// branch key is fetched when it is first needed.
 	CheckLater bool
 }
 
@@ -73,7 +73,7 @@ func (c *Config) openTable(ctx context.Context) (table, error) {
 	return newDynamoDB(ctx, c)
 }
 
-// validate checks the fields that a provider alone has a use for.
+// validate checks the fields that only a provider uses.
 func (c *Config) validate() error {
 	switch {
 	case c.BranchKeyID == "" && c.Supplier == nil:

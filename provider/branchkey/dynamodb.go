@@ -148,9 +148,9 @@ func (d *dynamoTable) Create(ctx context.Context) error {
 	}
 	waiter := dynamodb.NewTableExistsWaiter(d.client, func(o *dynamodb.TableExistsWaiterOptions) { o.MinDelay = time.Second })
 	made, err := waiter.WaitForOutput(ctx, &dynamodb.DescribeTableInput{TableName: &d.table}, createWait)
-	_, asked := errors.AsType[*smithy.OperationError](err)
-	switch waitedEnough := !asked || errors.Is(err, context.DeadlineExceeded); {
-	case err != nil && waitedEnough && ctx.Err() == nil:
+	_, fromCall := errors.AsType[*smithy.OperationError](err)
+	switch timedOut := !fromCall || errors.Is(err, context.DeadlineExceeded); {
+	case err != nil && timedOut && ctx.Err() == nil:
 		return fmt.Errorf("table %s: %w: it is not ready after %v: %v", d.table, provider.ErrProviderUnavailable, createWait, err)
 	case err != nil:
 		return d.judge(ctx, err)

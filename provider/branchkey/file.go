@@ -55,7 +55,7 @@ func (f *fileTable) place() string {
 func (f *fileTable) Create(ctx context.Context) error {
 	return f.update(ctx, func(tx *bbolt.Tx) error {
 		if tx.Bucket(fileBucket) == nil && hasBuckets(tx) {
-			return f.isOther("it is a database of something else")
+			return f.otherFileError("it is a database of something else")
 		}
 		_, err := tx.CreateBucketIfNotExists(fileBucket)
 		return err
@@ -93,9 +93,9 @@ func (f *fileTable) Active(ctx context.Context) iter.Seq2[tableItem, error] {
 	return f.items(ctx, nil, func(kind string) bool { return kind == kindActive })
 }
 
-// items yields the items of the types that are asked for, whose keys begin with prefix. They are
-// read at once, so that the file is closed while the caller looks at them.
-func (f *fileTable) items(ctx context.Context, prefix []byte, wanted func(kind string) bool) iter.Seq2[tableItem, error] {
+// items yields the items of the types that include accepts, and whose keys begin with prefix. They
+// are read at once, so that the file is closed while the caller looks at them.
+func (f *fileTable) items(ctx context.Context, prefix []byte, include func(kind string) bool) iter.Seq2[tableItem, error] {
 	return func(yield func(tableItem, error) bool) {
 		type stored struct {
 			id, kind string
@@ -106,7 +106,7 @@ func (f *fileTable) items(ctx context.Context, prefix []byte, wanted func(kind s
 			cursor := items.Cursor()
 			for key, text := cursor.Seek(prefix); bytes.HasPrefix(key, prefix) && key != nil; key, text = cursor.Next() {
 				end := bytes.LastIndexByte(key, 0)
-				if s := (stored{string(key[:max(0, end)]), string(key[end+1:]), text}); wanted(s.kind) {
+				if s := (stored{string(key[:max(0, end)]), string(key[end+1:]), text}); include(s.kind) {
 					s.text = bytes.Clone(text)
 					all = append(all, s)
 				}
@@ -127,7 +127,7 @@ func (f *fileTable) items(ctx context.Context, prefix []byte, wanted func(kind s
 
 // Write implements table.
 func (f *fileTable) Write(ctx context.Context, writes []tableWrite) error {
-	if err := f.exists(); err != nil {
+	if err := f.checkExists(); err != nil {
 		return err
 	}
 	return f.update(ctx, func(tx *bbolt.Tx) error {
@@ -179,7 +179,7 @@ func readFileItem(id, kind string, text []byte) (item tableItem, err error) {
 
 // view reads the file.
 func (f *fileTable) view(ctx context.Context, read func(items *bbolt.Bucket) error) error {
-	if err := errors.Join(ctx.Err(), f.exists()); err != nil {
+	if err := errors.Join(ctx.Err(), f.checkExists()); err != nil {
 		return err
 	}
 	return f.open(&bbolt.Options{Timeout: fileWait, ReadOnly: true}, func(db *bbolt.DB) error {
@@ -198,8 +198,9 @@ func (f *fileTable) update(ctx context.Context, change func(*bbolt.Tx) error) er
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if f.exists() == nil {
-		// To open the file for reading reads no page that may be damaged but for the first two.
+	if f.checkExists() == nil {
+		// bbolt opened read-only reads no more than the first two pages, so that open can check all
+		// of them before bbolt reads a damaged one.
 		if err := f.open(&bbolt.Options{Timeout: fileWait, ReadOnly: true}, func(*bbolt.DB) error { return nil }); err != nil {
 			return err
 		}
@@ -209,7 +210,7 @@ func (f *fileTable) update(ctx context.Context, change func(*bbolt.Tx) error) er
 
 // erase implements eraser. It overwrites the pages that no item is in.
 func (f *fileTable) erase(ctx context.Context) error {
-	if err := errors.Join(ctx.Err(), f.exists()); err != nil {
+	if err := errors.Join(ctx.Err(), f.checkExists()); err != nil {
 		return err
 	}
 	// While it is open for writing, nobody else changes it.
@@ -244,7 +245,7 @@ func (f *fileTable) check() error {
 		return nil
 	}
 	if err := checkPages(file); err != nil {
-		return f.isOther(fmt.Sprintf("its pages are damaged: %v", err))
+		return f.otherFileError(fmt.Sprintf("its pages are damaged: %v", err))
 	}
 	f.mu.Lock()
 	f.checked = now
@@ -259,9 +260,9 @@ func (f *fileTable) bucket(tx *bbolt.Tx) (*bbolt.Bucket, error) {
 	case items != nil:
 		return items, nil
 	case hasBuckets(tx):
-		return nil, f.isOther("it is a database of something else")
+		return nil, f.otherFileError("it is a database of something else")
 	}
-	return nil, f.missing(nil)
+	return nil, f.missingError(nil)
 }
 
 func hasBuckets(tx *bbolt.Tx) bool {
@@ -269,24 +270,24 @@ func hasBuckets(tx *bbolt.Tx) bool {
 	return name != nil
 }
 
-// isOther returns the error for a file that is something else.
-func (f *fileTable) isOther(what string) error {
+// otherFileError returns the error for a file that is not a table of branch keys.
+func (f *fileTable) otherFileError(what string) error {
 	return fmt.Errorf("%w: the file %s is no table of branch keys: %s; name the file that Create made, or get it from a backup", provider.ErrInvalidKey, f.path, what)
 }
 
-// exists keeps bbolt from making a file where there is none.
-func (f *fileTable) exists() error {
+// checkExists returns an error if there is no file, since bbolt would make one.
+func (f *fileTable) checkExists() error {
 	info, err := os.Stat(f.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return f.missing(err)
+		return f.missingError(err)
 	case err == nil && info.Mode().IsRegular() && info.Size() == 0:
-		return f.missing(nil)
+		return f.missingError(nil)
 	}
 	return nil
 }
 
-func (f *fileTable) missing(cause error) error {
+func (f *fileTable) missingError(cause error) error {
 	err := fmt.Errorf("%w: file %s has none; create it", ErrNoTable, f.path)
 	if cause != nil {
 		err = fmt.Errorf("%w: %w", err, cause)
@@ -299,18 +300,18 @@ func (f *fileTable) open(options *bbolt.Options, use func(*bbolt.DB) error) (err
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if fault := recover(); fault != nil {
-			err = f.isOther(fmt.Sprintf("its pages are damaged: %v", fault))
+			err = f.otherFileError(fmt.Sprintf("its pages are damaged: %v", fault))
 		}
 	}()
 	if info, err := os.Stat(f.path); err == nil && info.IsDir() {
-		return f.isOther("it is a folder")
+		return f.otherFileError("it is a folder")
 	}
 	db, err := bbolt.Open(f.path, 0o600, options)
 	switch {
 	case errors.Is(err, bbolterrors.ErrTimeout):
 		return fmt.Errorf("%w: another process has had the file %s open for %v; try again when it has ended", provider.ErrProviderUnavailable, f.path, fileWait)
 	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
-		return fmt.Errorf("%w (%w)", f.isOther("it is no database"), err)
+		return fmt.Errorf("%w (%w)", f.otherFileError("it is no database"), err)
 	case err != nil:
 		return fmt.Errorf("opening the table %s: %w", f.path, err)
 	}

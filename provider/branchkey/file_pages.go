@@ -21,26 +21,26 @@ const (
 
 	leafIsBucket = 0x01
 
-	metaMagic    = 0xED0CDAED
-	metaSummed   = 56 // of a meta's bytes, behind the page's header: those before the checksum
-	metaSize     = metaSummed + 8
-	leastPage    = 1 << 10
-	greatestPage = 64 << 10
-	noFreePage   = 1<<64 - 1 // the list of free pages is not stored
-	manyFree     = 0xFFFF    // the number of free pages is in the first 8 bytes of the list
+	metaMagic   = 0xED0CDAED
+	metaSummed  = 56 // how many bytes of a meta, after the page's header, the checksum covers
+	metaSize    = metaSummed + 8
+	minPageSize = 1 << 10
+	maxPageSize = 64 << 10
+	noFreePage  = 1<<64 - 1 // the list of free pages is not stored
+	manyFree    = 0xFFFF    // the number of free pages is in the first 8 bytes of the list
 )
 
 // pages checks the pages of a database before bbolt reads them. bbolt panics at a damaged page,
-// maybe in a goroutine of its own, and follows a circle of pages without end.
+// perhaps in a goroutine of its own, and never returns from a circle of pages.
 type pages struct {
 	file *os.File
 	size uint64          // of a page, in bytes
 	end  uint64          // the number of the first page that is not used
-	seen map[uint64]bool // pages that something leads to
+	seen map[uint64]bool // pages that were reached, or listed as free
 }
 
-// inUse checks the pages that are in use, and returns the first page of the list of free ones.
-func inUse(file *os.File) (p pages, free uint64, err error) {
+// checkInUse checks the pages that are in use, and returns the first page of the list of free ones.
+func checkInUse(file *os.File) (p pages, free uint64, err error) {
 	p = pages{file: file, seen: make(map[uint64]bool)}
 	root, free, err := p.meta()
 	if err != nil {
@@ -51,7 +51,7 @@ func inUse(file *os.File) (p pages, free uint64, err error) {
 
 // checkPages returns what is wrong with the pages of a database.
 func checkPages(file *os.File) error {
-	p, free, err := inUse(file)
+	p, free, err := checkInUse(file)
 	if err != nil || free == noFreePage {
 		return err
 	}
@@ -61,7 +61,7 @@ func checkPages(file *os.File) error {
 // eraseFree overwrites the free pages of a database with zeros, and everything after the last page,
 // where a transaction that was killed may have written.
 func eraseFree(file *os.File) error {
-	p, free, err := inUse(file)
+	p, free, err := checkInUse(file)
 	if err != nil {
 		return err
 	}
@@ -88,10 +88,10 @@ func eraseFree(file *os.File) error {
 	return nil
 }
 
-// meta returns the root page and that of the free pages, of the later one of two metas.
+// meta returns the root page and the page of the free list, from the newer one of two metas.
 func (p *pages) meta() (root, free uint64, err error) {
 	found, last := false, uint64(0)
-	for at := int64(0); at <= greatestPage; at = max(2*at, leastPage) {
+	for at := int64(0); at <= maxPageSize; at = max(2*at, minPageSize) {
 		b := make([]byte, pageHeaderSize+metaSize)
 		if _, err := p.file.ReadAt(b, at); err == io.EOF {
 			break
@@ -108,7 +108,7 @@ func (p *pages) meta() (root, free uint64, err error) {
 			root, free, p.end = binary.NativeEndian.Uint64(b[16:]), binary.NativeEndian.Uint64(b[32:]), binary.NativeEndian.Uint64(b[40:])
 		}
 	}
-	if !found || p.size < leastPage || p.size > greatestPage {
+	if !found || p.size < minPageSize || p.size > maxPageSize {
 		return 0, 0, errors.New("it has no valid meta page")
 	}
 	info, err := p.file.Stat()
@@ -194,7 +194,7 @@ func (p *pages) elements(b []byte) error {
 	return nil
 }
 
-// bucket checks a bucket, which is in a page of its own, or behind its header if it is small.
+// bucket checks a bucket, which is in a page of its own, or after its header if it is small.
 func (p *pages) bucket(b []byte) error {
 	if len(b) < bucketSize {
 		return errors.New("a bucket is cut short")
@@ -208,8 +208,8 @@ func (p *pages) bucket(b []byte) error {
 	return p.elements(b)
 }
 
-// free checks the list of free pages. A page that is in use would be overwritten if it were listed
-// there. It calls take with each page that is free.
+// free checks the list of free pages, and calls take with each of them. A page in use must not be
+// listed there, since bbolt would overwrite it.
 func (p *pages) free(id uint64, take func(page uint64) error) error {
 	b, err := p.read(id)
 	if err != nil {

@@ -34,7 +34,7 @@ const (
 
 const hierarchyVersion = "1"
 
-// createdLayout has microseconds, as the specification wants of the attribute "create-time".
+// createdLayout has microseconds, as the specification requires for the attribute "create-time".
 const createdLayout = "2006-01-02T15:04:05.000000Z"
 
 // maxEnc bounds the wrapped key of an item in bytes. KMS takes no larger ciphertext (KMS API

@@ -34,7 +34,7 @@ type kms interface {
 	Decrypt(ctx context.Context, keyARN string, blob []byte, encryptionContext map[string]string) (*provider.SecureBytes, error)
 }
 
-// localARN begins the ARNs of local keys. It is none of AWS's partitions, so no item under a local
+// localARN begins the ARNs of local keys. Its partition is none of AWS's, so no item under a local
 // key can pass for one under a key of AWS KMS.
 const localARN = "arn:pikokms:kms:local:000000000000:key/"
 

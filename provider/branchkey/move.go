@@ -12,8 +12,9 @@ const moveAttempts = 5
 
 // Move brings all items of a branch key under the store's own KMS key, by KMS ReEncrypt. Neither
 // messages nor their data keys change. The store must trust the KMS key that the items are under
-// now, and so must all who read meanwhile; afterwards nobody needs it any more. progress, if not
-// nil, is called with the number of items that are under the store's key, and of all.
+// now, and so must all processes that read messages meanwhile. Afterwards, nobody needs that key.
+// progress, if not nil, is called with the number of items that are under the store's key, and of
+// all.
 //
 // KMS re-encrypts all items before the first is written, and authenticates those that are under the
 // store's key already. If items are damaged, or refused by KMS, nothing is written, and the error
@@ -60,7 +61,7 @@ func (s *Store) move(ctx context.Context, id string, progress func(moved, total 
 	for _, r := range records {
 		var w tableWrite
 		var err error
-		if r.keyARN == keyARN { // which is not authenticated before KMS has seen it
+		if r.keyARN == keyARN { // only KMS can authenticate what the item says of itself
 			err = s.authenticate(ctx, r, keyARN)
 			moved++
 		} else {

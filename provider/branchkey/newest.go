@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// newest has the newest version of each branch key of one table that KMS has unwrapped in this
-// process, for encrypting or decrypting. An older active version is then a rollback. It takes some
+// newest remembers, for each branch key of a table, the newest version that KMS has unwrapped in
+// this process. An active version that is older means that the table was rolled back. It takes some
 // 200 bytes for each branch key that the process has used, and forgets none.
 type newest struct {
 	mu   sync.Mutex
@@ -68,8 +68,8 @@ func (n *newest) noteActive(r *record) {
 	n.active[r.id] = r.version
 }
 
-// admit records a version that KMS has authenticated. It refuses one that is the active one, but
-// older than one that was seen. The error holds ErrRolledBack.
+// admit records a version that KMS has authenticated. It refuses an active version that is older
+// than one that the process has seen. The error holds ErrRolledBack.
 func (n *newest) admit(r *record) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

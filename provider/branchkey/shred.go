@@ -10,10 +10,10 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// How long a branch key is disabled before it can be destroyed. DefaultWait is the least that AWS
-// KMS waits before it deletes a key (KMS API Reference, "ScheduleKeyDeletion"). MinWait is our own
-// choice: a day in which whoever misses the branch key can say so, once caches of an hour have let
-// it go.
+// DefaultWait and MinWait are how long a branch key is disabled before it can be destroyed, by
+// default and at least. AWS KMS waits at least DefaultWait before it deletes a key (KMS API
+// Reference, "ScheduleKeyDeletion"). MinWait is this package's choice: caches of an hour have long
+// dropped the branch key by then, so whoever still needs it has had time to notice.
 const (
 	DefaultWait = 7 * 24 * time.Hour
 	MinWait     = 24 * time.Hour
@@ -65,7 +65,7 @@ func (s *Store) Disable(ctx context.Context, id string) (*Description, error) {
 func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 	wasDisabled := false // before, or by this call
 	for range disableAttempts {
-		records, active, err := s.whole(ctx, id)
+		records, active, err := s.intact(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -75,15 +75,15 @@ func (s *Store) disable(ctx context.Context, id string) (*Description, error) {
 		if wasDisabled && active.state == stateEnabled {
 			return nil, fmt.Errorf("%w: it was enabled again meanwhile", ErrConflict)
 		}
-		behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDisabled })
-		if len(behind) == 0 {
+		pending := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDisabled })
+		if len(pending) == 0 {
 			return describe(records), nil
 		}
 		now, err := s.now(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		written, err := s.replace(ctx, active, behind, func(r *record, _ bool) (tableItem, error) {
+		written, err := s.replace(ctx, active, pending, func(r *record, _ bool) (tableItem, error) {
 			if r.state == stateDisabled {
 				return setAside(r.tableItem, r.disabled)
 			}
@@ -108,7 +108,7 @@ func (s *Store) Enable(ctx context.Context, id string) (*Description, error) {
 }
 
 func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
-	records, active, err := s.whole(ctx, id)
+	records, active, err := s.intact(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -118,11 +118,11 @@ func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
 	if err := s.newest.refuseDestroyed(id); err != nil {
 		return nil, err
 	}
-	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateEnabled })
-	if len(behind) == 0 {
+	pending := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateEnabled })
+	if len(pending) == 0 {
 		return describe(records), nil
 	}
-	_, err = s.replace(ctx, active, behind, func(r *record, last bool) (tableItem, error) {
+	_, err = s.replace(ctx, active, pending, func(r *record, last bool) (tableItem, error) {
 		if r == active && r.state == stateDisabled && !last {
 			return setAside(r.tableItem, r.disabled)
 		}
@@ -131,7 +131,7 @@ func (s *Store) enable(ctx context.Context, id string) (*Description, error) {
 	if err != nil {
 		return nil, err
 	}
-	records, _, err = s.whole(ctx, id)
+	records, _, err = s.intact(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (s *Store) destroy(ctx context.Context, id string, wait time.Duration) (*De
 	if wait < MinWait {
 		return nil, fmt.Errorf("%w: a branch key is disabled for at least %v before it is destroyed, not for %v", provider.ErrInvalidKey, MinWait, wait)
 	}
-	records, active, err := s.whole(ctx, id)
+	records, active, err := s.intact(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -183,13 +183,13 @@ func (s *Store) destroy(ctx context.Context, id string, wait time.Duration) (*De
 	if err := canDestroy(records, now, wait); err != nil {
 		return nil, err
 	}
-	behind := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDestroyed })
-	if len(behind) > 0 {
-		_, err = s.replace(ctx, active, behind, func(r *record, _ bool) (tableItem, error) { return r.tombstone(now), nil })
+	pending := slices.DeleteFunc(slices.Clone(records), func(r *record) bool { return r.state == stateDestroyed })
+	if len(pending) > 0 {
+		_, err = s.replace(ctx, active, pending, func(r *record, _ bool) (tableItem, error) { return r.tombstone(now), nil })
 		if err != nil {
 			return nil, err
 		}
-		if records, _, err = s.whole(ctx, id); err != nil {
+		if records, _, err = s.intact(ctx, id); err != nil {
 			return nil, err
 		}
 	}
@@ -210,7 +210,7 @@ func canDestroy(records []*record, now time.Time, wait time.Duration) error {
 	d := describe(records)
 	switch current := stateOf(records); {
 	case current == stateDestroyed:
-		return nil // in part, or something has come back
+		return nil // only in part, or some items have come back
 	case current == stateEnabled:
 		return fmt.Errorf("%w: disable it, and destroy it after %v", errNotDisabled, wait)
 	case len(d.Behind) > 0:
@@ -223,27 +223,27 @@ func canDestroy(records []*record, now time.Time, wait time.Duration) error {
 	return nil
 }
 
-// whole returns all items of a branch key, and the active one of them. It fails if one of them is
-// damaged, and the error says how the branch key can be destroyed all the same.
-func (s *Store) whole(ctx context.Context, id string) (records []*record, active *record, err error) {
+// intact returns all items of a branch key, and the active one of them. It fails if one of them is
+// damaged. The error then says how the branch key can still be destroyed.
+func (s *Store) intact(ctx context.Context, id string) (records []*record, active *record, err error) {
 	records, faults, err := s.all(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(faults) > 0 {
-		return nil, nil, damages(faults)
+		return nil, nil, damagedItems(faults)
 	}
 	if active = activeOf(records); active == nil {
-		return nil, nil, noActive()
+		return nil, nil, noActiveItem()
 	}
 	return records, active, nil
 }
 
-// replace replaces items by what replacement returns, which is told whether the transaction is the
-// last one. Each transaction also writes the active item, on the condition that nobody else has. So
-// of two administrators who change a branch key at the same time, one gets an error that holds
-// ErrConflict at their next transaction. With an error, written says whether a transaction was
-// written before.
+// replace replaces each item by what replacement returns for it. The parameter last is true in the
+// last transaction. Each transaction also writes the active item, on the condition that nobody else
+// has changed it. So of two administrators who change a branch key at the same time, one gets an
+// error that holds ErrConflict at their next transaction. If there is an error, written reports
+// whether an earlier transaction was written.
 func (s *Store) replace(ctx context.Context, active *record, items []*record, replacement func(r *record, last bool) (tableItem, error)) (written bool, err error) {
 	others := slices.DeleteFunc(slices.Clone(items), func(r *record) bool { return r == active })
 	chunks := slices.Collect(slices.Chunk(others, maxWrites-1))

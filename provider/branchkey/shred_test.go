@@ -542,8 +542,8 @@ func TestTwoAdministrators(t *testing.T) {
 	require.GreaterOrEqual(t, count, 30)
 }
 
-// TestManyAdministratorsShred has administrators do everything at once. No version that somebody
-// made is lost, and if one destroys the branch key, it stays destroyed.
+// TestManyAdministratorsShred lets several administrators do everything at the same time. No
+// version that somebody made is lost, and if one destroys the branch key, it stays destroyed.
 func TestManyAdministratorsShred(t *testing.T) {
 	s := newShredded(t)
 	ctx := t.Context()
@@ -704,7 +704,7 @@ func TestDamagedBranchKeyIsNotShredded(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// TestClockOfDynamoDB has the waiting period by DynamoDB's clock, whatever this computer's says.
+// TestClockOfDynamoDB measures the waiting period by DynamoDB's clock, and not by the computer's.
 func TestClockOfDynamoDB(t *testing.T) {
 	server := kmstest.NewServer(t)
 	key := server.CreateKey(kmstest.Key{})

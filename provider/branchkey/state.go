@@ -50,8 +50,8 @@ func (s state) err(id string, disabled, destroyed time.Time) error {
 // check returns an error if a branch key can't be used because of the state of one of its items.
 func (r *record) check() error { return r.state.err(r.id, r.disabled, r.destroyed) }
 
-// marked returns an item in the place of another, for a state. Its "enc" is no wrapped key, but
-// another one each time, so that a write that replaces it replaces exactly this one.
+// marked returns an item to store in the place of i, for a state. Its "enc" is not a wrapped key,
+// but a unique text, so that a write that replaces it replaces exactly this item.
 func (i tableItem) marked(as state) tableItem {
 	return tableItem{
 		Attributes: map[string]string{attributeID: i.Attributes[attributeID], attributeKind: i.Attributes[attributeKind], attributeState: string(as)},
@@ -59,7 +59,7 @@ func (i tableItem) marked(as state) tableItem {
 	}
 }
 
-// setAside returns what stands in an item's place while its branch key is disabled.
+// setAside returns what the table has in an item's place while its branch key is disabled.
 func setAside(item tableItem, since time.Time) (tableItem, error) {
 	text, err := json.Marshal(item)
 	if err != nil {
@@ -71,7 +71,7 @@ func setAside(item tableItem, since time.Time) (tableItem, error) {
 	return aside, nil
 }
 
-// tombstone returns what stands in an item's place once its branch key is destroyed.
+// tombstone returns what the table has in an item's place once its branch key is destroyed.
 func (r *record) tombstone(at time.Time) tableItem {
 	tombstone := r.marked(stateDestroyed)
 	tombstone.Attributes[attributeDestroyed] = at.UTC().Format(createdLayout)

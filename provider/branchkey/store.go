@@ -76,7 +76,10 @@ func (s *Store) LogicalName() string { return s.logicalName }
 // KeyARN returns the ARN of the KMS key that wraps new keys, or nothing if none may.
 func (s *Store) KeyARN() string { return s.kms.KeyARN() }
 
-// CreateTable makes the table if it does not exist.
+// CreateTable makes the table if it does not exist. A table in DynamoDB is billed by request and
+// protected against deletion. CreateTable waits until it can be used, for at most five minutes, and
+// needs dynamodb:CreateTable and dynamodb:DescribeTable. The error holds provider.ErrInvalidKey for
+// a table of that name that can't hold branch keys.
 func (s *Store) CreateTable(ctx context.Context) error {
 	return s.fail("CreateTable", "", s.table.Create(ctx))
 }
@@ -150,8 +153,8 @@ func (s *Store) exists(ctx context.Context, id string) error {
 // takenBy returns the error for the ID of a branch key that is disabled or destroyed.
 func takenBy(err error) error { return fmt.Errorf("%w: choose another ID: %w", ErrExists, err) }
 
-// checkID refuses an ID that people could not tell from another one. Whoever picks branch keys by
-// ID would otherwise pick another tenant's, or none.
+// checkID refuses an ID that people could mistake for another one. A Supplier could otherwise pick
+// another tenant's branch key, or none.
 func checkID(id string) error {
 	switch {
 	case len(id) > maxID || !utf8.ValidString(id):
@@ -176,11 +179,11 @@ func (s *Store) wrappingKey() (string, error) {
 }
 
 // newVersion makes the two items of a new version, its own and the active one, under a KMS key. It
-// takes all other attributes from like.
-func (s *Store) newVersion(ctx context.Context, keyARN string, like tableItem) (version, active tableItem, err error) {
+// takes all other attributes from template.
+func (s *Store) newVersion(ctx context.Context, keyARN string, template tableItem) (version, active tableItem, err error) {
 	kind := kindVersion + uuid.NewString()
-	version = like.with(map[string]string{attributeKind: kind, attributeVersion: ""})
-	active = like.with(map[string]string{attributeKind: kindActive, attributeVersion: kind})
+	version = template.with(map[string]string{attributeKind: kind, attributeVersion: ""})
+	active = template.with(map[string]string{attributeKind: kindActive, attributeVersion: kind})
 	from, to := version.encryptionContext(s.logicalName), active.encryptionContext(s.logicalName)
 	if version.Enc, err = s.kms.Generate(ctx, keyARN, from); err != nil {
 		return version, active, err
@@ -240,8 +243,8 @@ func (s *Store) version(ctx context.Context, id string) (string, error) {
 	if !created.After(old.created) {
 		created = old.created.UTC().Add(time.Microsecond)
 	}
-	like := old.with(map[string]string{attributeCreated: created.Format(createdLayout)})
-	version, active, err := s.newVersion(ctx, keyARN, like)
+	template := old.with(map[string]string{attributeCreated: created.Format(createdLayout)})
+	version, active, err := s.newVersion(ctx, keyARN, template)
 	if err != nil {
 		return "", err
 	}
@@ -254,7 +257,7 @@ func (s *Store) version(ctx context.Context, id string) (string, error) {
 // get returns an item of a branch key that is enabled. It has the specified form and is the one
 // that was asked for.
 func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
-	r, err := s.look(ctx, id, kind)
+	r, err := s.find(ctx, id, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -267,8 +270,8 @@ func (s *Store) get(ctx context.Context, id, kind string) (*record, error) {
 	return r, nil
 }
 
-// look returns an item as get does, in whatever state it is.
-func (s *Store) look(ctx context.Context, id, kind string) (*record, error) {
+// find does what get does, for an item in any state.
+func (s *Store) find(ctx context.Context, id, kind string) (*record, error) {
 	item, err := s.table.Get(ctx, id, kind)
 	if err != nil {
 		return nil, err
@@ -324,8 +327,8 @@ func (s *Store) authenticate(ctx context.Context, r *record, under string) error
 	return s.aboutItem(r, err)
 }
 
-// aboutItem adds to an error of KMS the item that it is about. If KMS refused the item, that is the
-// reason.
+// aboutItem adds the name of an item to an error of KMS about it. If KMS refused the item, the
+// error holds ErrDamaged.
 func (s *Store) aboutItem(r *record, err error) error {
 	switch {
 	case err == nil:
@@ -387,19 +390,19 @@ func (s *Store) Describe(ctx context.Context, id string) (*Description, error) {
 	d := describe(records)
 	switch {
 	case len(faults) > 0:
-		err = damages(faults)
+		err = damagedItems(faults)
 	case d == nil:
-		err = noActive()
+		err = noActiveItem()
 	}
 	return d, s.fail("Describe", id, err)
 }
 
-// damages returns the error for items of a branch key that are damaged, with the way out.
-func damages(faults []error) error {
+// damagedItems returns the error for items of a branch key that are damaged, with the way out.
+func damagedItems(faults []error) error {
 	return fmt.Errorf("%w; restore from a backup what is damaged; or delete these items from the table, and the rest can be disabled and destroyed", errors.Join(faults...))
 }
 
-func noActive() error {
+func noActiveItem() error {
 	return fmt.Errorf("%w: it has no item %q; restore it from a backup; or delete its other items from the table, which destroys it without a tombstone", errIncomplete, kindActive)
 }
 
@@ -431,7 +434,7 @@ func describe(records []*record) *Description {
 	return d
 }
 
-// describeKey describes the branch key of an active item, by that alone.
+// describeKey describes a branch key by its active item alone.
 func (r *record) describeKey() *Description {
 	return &Description{ID: r.id, Context: r.ownContext(), Active: r.describe(), Err: r.check(), Disabled: r.disabled, Destroyed: r.destroyed}
 }

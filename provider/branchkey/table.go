@@ -20,12 +20,12 @@ type table interface {
 	// ErrNoTable if there is no table, and ErrDamaged if an attribute has a wrong type.
 	Get(ctx context.Context, id, kind string) (tableItem, error)
 
-	// All yields all items of one branch key as they are now, in any order. With an error that
-	// holds ErrDamaged comes an item that has the two attributes alone, and All goes on with the
-	// others. Any other error is the end.
+	// All yields all items of one branch key as they are now, in any order. If an error holds
+	// ErrDamaged, the item that comes with it has only the two attributes, and All goes on with the
+	// other items. Any other error is the end.
 	All(ctx context.Context, id string) iter.Seq2[tableItem, error]
 
-	// Active yields the active item of every branch key, as All does, also of those that are
+	// Active yields the active item of every branch key, as All does, including those that are
 	// disabled or destroyed. It reads the whole table.
 	Active(ctx context.Context) iter.Seq2[tableItem, error]
 

@@ -23,8 +23,8 @@ const scheme = "branchkey"
 // defaultTTL is the TTL of a URL that states none.
 const defaultTTL = time.Hour
 
-// ParseURL returns the configuration that a URL stands for, without asking anything. A table in
-// DynamoDB is
+// ParseURL returns the configuration that a URL stands for, without any call. A table in DynamoDB
+// is
 //
 //	branchkey://TABLE/BRANCH-KEY-ID?key=KEY-ARN
 //	branchkey://TABLE/BRANCH-KEY-ID?accounts=ACCOUNT,ACCOUNT…
@@ -163,10 +163,10 @@ func parseFileURL(u *url.URL) (Config, url.Values, error) {
 }
 
 // pickByPair returns the Supplier of a URL with by=NAME.
-func pickByPair(name, otherwise string) Supplier {
+func pickByPair(name, fallback string) Supplier {
 	return func(_ context.Context, encryptionContext map[string]string) (string, error) {
 		id := encryptionContext[name]
-		if id == "" && otherwise == "" {
+		if id == "" && fallback == "" {
 			return "", fmt.Errorf("%w: there is no pair %q, whose value is the branch key's ID; state it", provider.ErrKeyNotFound, name)
 		}
 		return id, nil

@@ -47,6 +47,7 @@ type Adapter struct {
 	AllowPikoV2 bool
 }
 
+// under returns the service of the key that a request names.
 func (a *Adapter) under(keyID string) service.Service {
 	selector, ok := a.Provider.(provider.KeySelector)
 	if keyID == "" || keyID == a.OwnKeyID || !ok {
@@ -100,8 +101,9 @@ func (a *Adapter) DecryptPikoV2(ctx context.Context, ciphertext string, encrypti
 	return plaintext, a.Names.Translate(err)
 }
 
-// GenerateDataKey makes a data key for a batch of Piko's, whose plain key is lent to take. The key
-// spec is empty, "AES_256" or "AES_128".
+// GenerateDataKey makes a data key for a batch of Piko's, and calls take with it. The plain key is
+// zeroed after that call. The key spec is empty, "AES_256" or "AES_128". For another one, the error
+// holds provider.ErrInvalidKey.
 func (a *Adapter) GenerateDataKey(ctx context.Context, keyID, keySpec string, take func(made *provider.DataKey, plain []byte) error) error {
 	made, err := generate(ctx, a.under(keyID), keySpec)
 	if err != nil {
@@ -133,8 +135,8 @@ func generate(ctx context.Context, under service.Service, keySpec string) (*prov
 	return &provider.DataKey{PlaintextKey: key, EncryptedKey: wrapped, KeyID: message.KeyName(wrapped)}, nil
 }
 
-// GetKeyInfo describes a key. The status is "active", "disabled" or "destroyed", as Piko has it: a
-// key that waits for its deletion counts as destroyed.
+// GetKeyInfo describes a key. The status is Piko's: "active", "disabled" or "destroyed". A key that
+// waits for its deletion counts as destroyed.
 func (a *Adapter) GetKeyInfo(ctx context.Context, keyID string) (info *provider.KeyInfo, status string, err error) {
 	if keyID == a.OwnKeyID {
 		keyID = ""

@@ -19,9 +19,9 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// once turns off the retries of Google's client, which go on for a minute and don't cover damaged
-// answers.
-var once = gax.WithRetry(nil)
+// noRetries turns off the retries of Google's client, which last up to a minute and don't cover
+// damaged answers.
+var noRetries = gax.WithRetry(nil)
 
 // errDamaged means that a request or an answer arrived with other bytes than were sent. The call is
 // made again.
@@ -38,25 +38,26 @@ func call[T any](ctx context.Context, p *keyring, operation, key string, ask fun
 			return answer, nil
 		}
 		provider.TraceOf(ctx).Failed(err)
-		if left <= 0 || !mayPass(err) || gax.Sleep(ctx, pause.Pause()) != nil {
-			return answer, judge(ctx, operation, key, p.purpose(ctx, operation, key, err))
+		if left <= 0 || !isTransient(err) || gax.Sleep(ctx, pause.Pause()) != nil {
+			return answer, judge(ctx, operation, key, p.explainPurpose(ctx, operation, key, err))
 		}
 	}
 }
 
-// purpose adds to a FAILED_PRECONDITION that the key has another purpose, which has the same code
-// as a version that can't be used, if the key may be described.
-func (p *keyring) purpose(ctx context.Context, operation, key string, err error) error {
+// explainPurpose adds to a FAILED_PRECONDITION that the key is for another purpose, if that is the
+// reason. Cloud KMS has the same code for a version that can't be used. So explainPurpose describes
+// the key, if that is permitted.
+func (p *keyring) explainPurpose(ctx context.Context, operation, key string, err error) error {
 	if status.Code(err) != codes.FailedPrecondition || operation == "GetCryptoKey" {
 		return err
 	}
 	described, failed := attempt(ctx, p.timeout, func(ctx context.Context) (*kmspb.CryptoKey, error) {
-		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: key}, once)
+		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: key}, noRetries)
 	})
 	if failed != nil {
 		return err // this is what is known
 	}
-	if unfit := fitting(described); unfit != nil {
+	if unfit := checkPurpose(described); unfit != nil {
 		return fmt.Errorf("%w: %w", unfit, err)
 	}
 	return err
@@ -69,10 +70,10 @@ func attempt[T any](ctx context.Context, timeout time.Duration, ask func(context
 	answer, err := ask(bounded)
 	// gRPC passes the deadline on, and may return a moment before the context ends.
 	const moment = 50 * time.Millisecond
-	callers, has := ctx.Deadline()
+	callerEnds, hasDeadline := ctx.Deadline()
 	ends, _ := bounded.Deadline()
 	switch late := status.Code(err) == codes.DeadlineExceeded && time.Until(ends) < moment; {
-	case late && has && callers.Equal(ends):
+	case late && hasDeadline && callerEnds.Equal(ends):
 		<-ctx.Done()
 	case err != nil && ctx.Err() == nil && (late || bounded.Err() != nil):
 		err = status.Errorf(codes.Unavailable, "no answer within %v", timeout)
@@ -80,9 +81,9 @@ func attempt[T any](ctx context.Context, timeout time.Duration, ask func(context
 	return answer, err
 }
 
-// mayPass reports whether a call may succeed after it failed with err (Cloud KMS documentation,
+// isTransient reports whether a call may succeed after it failed with err (Cloud KMS documentation,
 // "Retry strategy").
-func mayPass(err error) bool {
+func isTransient(err error) bool {
 	if errors.Is(err, errDamaged) {
 		return true
 	}
@@ -128,7 +129,7 @@ func (p *keyring) encrypt(ctx context.Context, key string, plaintext []byte, enc
 		AdditionalAuthenticatedData: additional, AdditionalAuthenticatedDataCrc32C: checksumOf(additional),
 	}
 	answer, err := call(ctx, p, "Encrypt", key, func(ctx context.Context) (*kmspb.EncryptResponse, error) {
-		answer, err := p.client.Encrypt(ctx, request, once)
+		answer, err := p.client.Encrypt(ctx, request, noRetries)
 		switch {
 		case err != nil:
 			return nil, err
@@ -163,7 +164,7 @@ func (p *keyring) decrypt(ctx context.Context, key string, ciphertext []byte, en
 		AdditionalAuthenticatedData: additional, AdditionalAuthenticatedDataCrc32C: checksumOf(additional),
 	}
 	return call(ctx, p, "Decrypt", key, func(ctx context.Context) (*kmspb.DecryptResponse, error) {
-		answer, err := p.client.Decrypt(ctx, request, once)
+		answer, err := p.client.Decrypt(ctx, request, noRetries)
 		if err != nil {
 			return nil, err
 		}

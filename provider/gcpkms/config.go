@@ -37,8 +37,8 @@ type Config struct {
 	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
 	Timeout    time.Duration // of each attempt; 0 means 10 s
 
-	// CheckLater makes NewProvider ask nothing of Cloud KMS, so that a process can start while
-	// Cloud KMS is down. A key that can't be used is then an error of its first use.
+	// CheckLater makes NewProvider make no call, so that a process can start while Cloud KMS is
+	// down. If the key can't be used, its first use then returns the error.
 	CheckLater bool
 
 	TrustedKeys []string // resource names of further keys to decrypt under
@@ -64,7 +64,8 @@ var versionOf = regexp.MustCompile(`/cryptoKeyVersions/[0-9]{1,19}$`)
 
 func isKeyName(text string) bool { return cryptoKey.MatchString(text) }
 
-// withoutVersion returns the resource name of the key that a resource name or a version's names.
+// withoutVersion returns the resource name of a key, given that name or that of one of the key's
+// versions.
 func withoutVersion(name string) string {
 	if at := versionOf.FindStringIndex(name); at != nil {
 		return name[:at[0]]
@@ -111,7 +112,7 @@ func (c *Config) endpoint() (*url.URL, error) {
 	return u, nil
 }
 
-// newClient makes a client, and does not ask Cloud KMS.
+// newClient makes a client. It makes no call of Cloud KMS.
 func (c *Config) newClient(ctx context.Context, options []option.ClientOption) (*kms.KeyManagementClient, error) {
 	endpoint, err := c.endpoint()
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 // reference, cryptoKeys.encrypt).
 const maxDirectSize = 4096
 
-// EncryptsDirectly is true.
+// EncryptsDirectly returns true.
 func (p *keyring) EncryptsDirectly() bool { return true }
 
 // EncryptDirectly encrypts a value of up to 4,096 bytes with one call of Cloud KMS.

@@ -3,14 +3,15 @@ package gcpkms_test
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/gcpkms"
 	"piko.sh/pikokms/provider/keyurl"
 )
 
-// This encrypts a file. It does not run here, since it asks Google for the key.
+// A program encrypts and decrypts under a key of Cloud KMS. It does not run here, since it asks
+// Google for the key.
 func Example() {
 	ctx := context.Background()
 	key, err := gcpkms.NewProvider(ctx, gcpkms.Config{
@@ -20,14 +21,17 @@ func Example() {
 		panic(err)
 	}
 	defer key.Close()
-	w, err := (&message.Encrypter{Keyring: key}).NewWriter(ctx, os.Stdout, map[string]string{"tenant": "42"})
+	e := message.Encrypter{Keyring: key}
+	stored, err := e.Encrypt(ctx, []byte("hello"), map[string]string{"tenant": "42"})
 	if err != nil {
 		panic(err)
 	}
-	fmt.Fprintln(w, "hello")
-	if err := w.Close(); err != nil {
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{key}}
+	plaintext, _, err := d.Decrypt(ctx, stored, nil)
+	if err != nil {
 		panic(err)
 	}
+	fmt.Println(string(plaintext))
 }
 
 // A program takes its key from its configuration.

@@ -67,26 +67,28 @@ const providerType provider.Type = "gcp_kms"
 
 // keyring is the provider of NewProvider.
 type keyring struct {
-	client     *kms.KeyManagementClient
-	borrows    bool   // the client, from the provider whose Under made this one
-	own        string // resource name of the provider's own key
-	address    string // of Cloud KMS, as the client was told it
-	maxRetries int
-	timeout    time.Duration
-	keys       *keys
-	under      string // key ID of Under; empty for the provider's own key
+	client       *kms.KeyManagementClient
+	sharesClient bool   // whether the client is that of the provider whose Under made this one
+	own          string // resource name of the provider's own key
+	address      string // of Cloud KMS, as the client has it
+	maxRetries   int
+	timeout      time.Duration
+	keys         *keys
+	under        string // key ID of Under; empty for the provider's own key
 }
 
 // NewProvider makes a provider and checks its key with one GetCryptoKey. If that is not permitted,
-// it tries whether the key may be used, with calls that store nothing. With CheckLater, it asks
-// nothing. The options are those of Google's clients. Close the provider when it is not used any
-// more.
+// it makes calls of Decrypt and Encrypt, which change nothing, to find out whether it may use the
+// key. With CheckLater, it makes no call. The options are those of Google's clients. Close the
+// provider when it is not used any more.
 //
 // The result is also a [provider.DirectEncrypter] for values of up to 4,096 bytes, a
 // [provider.KeySelector] and a [provider.PikoV2Keyring]. A value does not name its key, so to
-// decrypt one, the provider tries the keys that it trusts, 16 at most. GetKeyInfo describes any key
-// that the credentials may describe. IsCurrent decrypts a data key, since only Cloud KMS knows the
-// version of a ciphertext.
+// decrypt one, the provider tries the keys that it trusts, 16 at most.
+//
+// KeyID of the result is the key's resource name. GetKeyInfo describes any key that the credentials
+// may describe, with one GetCryptoKey; Err of the description is about the key's primary version.
+// IsCurrent decrypts a data key, since only Cloud KMS knows the version of a ciphertext.
 //
 // The error holds one of those that the package documentation lists.
 func NewProvider(ctx context.Context, c Config, options ...option.ClientOption) (provider.Provider, error) {
@@ -130,8 +132,8 @@ func (p *keyring) check(ctx context.Context) error {
 	if !errors.Is(err, provider.ErrAccessDenied) {
 		return err
 	}
-	// The roles for encryption and decryption don't permit GetCryptoKey. Whoever may use the key is
-	// told that a ciphertext of one byte does not decrypt.
+	// The roles for encryption and decryption don't permit GetCryptoKey. A ciphertext of one byte
+	// does not decrypt, but Cloud KMS says so only to callers that may decrypt.
 	_, err = p.decrypt(ctx, p.own, []byte{0}, nil)
 	if !errors.Is(err, provider.ErrAccessDenied) {
 		return unless(err, provider.ErrDecryptionFailed)
@@ -153,7 +155,7 @@ func unless(err, expected error) error {
 // Under implements provider.KeySelector.
 func (p *keyring) Under(keyID string) provider.Provider {
 	other := *p
-	other.under, other.borrows = keyID, true
+	other.under, other.sharesClient = keyID, true
 	return &other
 }
 
@@ -165,7 +167,7 @@ func (p *keyring) Type() provider.Type { return providerType }
 
 // Close closes the connections to Cloud KMS, unless the provider is one of Under.
 func (p *keyring) Close() error {
-	if p.borrows {
+	if p.sharesClient {
 		return nil
 	}
 	return p.client.Close()
@@ -174,7 +176,7 @@ func (p *keyring) Close() error {
 // describe returns Cloud KMS's description of a key.
 func (p *keyring) describe(ctx context.Context, name string) (*kmspb.CryptoKey, error) {
 	key, err := call(ctx, p, "GetCryptoKey", name, func(ctx context.Context) (*kmspb.CryptoKey, error) {
-		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: name}, once)
+		return p.client.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: name}, noRetries)
 	})
 	if err != nil {
 		return nil, err

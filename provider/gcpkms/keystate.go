@@ -56,7 +56,7 @@ func stateOf(state kmspb.CryptoKeyVersion_CryptoKeyVersionState) versionState {
 
 // usable returns an error that says why a key cannot wrap data keys, or nil.
 func usable(key *kmspb.CryptoKey) error {
-	if err := fitting(key); err != nil {
+	if err := checkPurpose(key); err != nil {
 		return err
 	}
 	return checkPrimary(key.GetPrimary())
@@ -73,8 +73,8 @@ func checkPrimary(primary *kmspb.CryptoKeyVersion) error {
 	return nil
 }
 
-// fitting returns an error if a key has another purpose than to wrap data keys.
-func fitting(key *kmspb.CryptoKey) error {
+// checkPurpose returns an error if a key has another purpose than to wrap data keys.
+func checkPurpose(key *kmspb.CryptoKey) error {
 	if key.GetPurpose() != kmspb.CryptoKey_ENCRYPT_DECRYPT {
 		return fmt.Errorf("%w: its purpose is %v; data keys take a symmetric key for ENCRYPT_DECRYPT", provider.ErrKeyUsage, key.GetPurpose())
 	}

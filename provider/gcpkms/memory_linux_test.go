@@ -19,7 +19,7 @@ import (
 // URL of Cloud KMS and a key's resource name.
 const memoryKMS = "PIKOKMS_MEMORY_KMS"
 
-// use encrypts and decrypts, and tells the data keys.
+// use encrypts and decrypts, and reports the data keys.
 func use(t *testing.T) {
 	url, key, _ := strings.Cut(os.Getenv(memoryKMS), " ")
 	p, err := gcpkms.NewProvider(t.Context(), gcpkms.Config{
@@ -33,8 +33,8 @@ func use(t *testing.T) {
 // TestNoKeyStaysInMemory reads the whole memory of a process that has encrypted and decrypted, in
 // search of data keys. Only messages in the memory of gRPC have them: requests to encrypt, and
 // answers to decrypt. In a request, the tag of the field and the length of the key stand before it.
-// In an answer, a frame that is read later, such as a PING, may overwrite those. The tag of the field
-// behind the key stays, and shows what it is.
+// In an answer, a frame that is read later, such as a PING, may overwrite those. The tag of the
+// field behind the key stays, and shows what it is.
 func TestNoKeyStaysInMemory(t *testing.T) {
 	if os.Getenv(memoryKMS) != "" {
 		use(t)

@@ -9,8 +9,8 @@ import (
 )
 
 // UnwrapPikoV2 implements provider.PikoV2Keyring with Cloud KMS Decrypt, without additional
-// authenticated data. It tries the trusted keys as Decrypt does. It refuses an empty text, since
-// data are never sealed under a key of Cloud KMS itself.
+// authenticated data. It tries the trusted keys as DecryptDirectly does. It refuses an empty text,
+// since data are never sealed under a key of Cloud KMS itself.
 func (p *keyring) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
 	key, err := p.unwrapPikoV2(ctx, wrapped)
 	if err != nil {

@@ -19,22 +19,22 @@ type Service struct {
 	Scheme string        // of the URLs, such as "awskms"
 	Type   provider.Type // of the keyrings
 
-	// ProviderIDs begin the provider IDs of data keys that such a key unwraps, so that the service
-	// is asked about no others. There are none if they may have any.
+	// ProviderIDs are the beginnings of the provider IDs of the data keys that such a key unwraps,
+	// so that the service is asked about no others. It is empty if the data keys may have any.
 	ProviderIDs []string
 
 	// Paths are the parameters whose values are paths of files, or URLs of key files.
 	Paths []string
 
-	// Guarded is set if the keyrings keep keys of their own, as a provider.Guarded does, and so ask
-	// the service for few data keys only.
+	// Guarded is set if the keyrings cache keys of their own, as a provider.Guarded does, and so
+	// call the service for few data keys only.
 	Guarded bool
 
-	// Meant returns the URL that a text stands for which is the name of such a key in other tools,
-	// or nothing. It may be nil.
+	// Meant returns the URL of a key for a text that is the key's name in other tools, and an empty
+	// string for any other text. It may be nil.
 	Meant func(text string) string
 
-	// Parse parses a URL of the scheme. It asks nothing and opens no file. The error shows nothing
+	// Parse parses a URL of the scheme. It makes no call and opens no file. The error shows nothing
 	// that may be secret.
 	Parse func(u *url.URL) (Key, error)
 }
@@ -50,15 +50,16 @@ type Key struct {
 	// Pair is the name of the pair of the encryption context whose value picks the key, or empty.
 	Pair string
 
-	// Open makes the keyring. It is a provider.Provider, which the caller closes, unless it only
-	// decrypts, as that of awskms.DiscoveryKeyService.
+	// Open makes the keyring, which is also a provider.Wrapper unless it only decrypts. If it is an
+	// io.Closer, the caller closes it. The keyrings of this project are provider.Providers, but for
+	// that of awskms.DiscoveryKeyService.
 	Open func(ctx context.Context, o Options) (provider.Unwrapper, error)
 }
 
 // Options are how a key is opened.
 type Options struct {
-	CheckLater bool // ask the key service nothing, so that a program can start while it is down
-	MaxRetries int  // of an attempt at the key service that may succeed later; 0 means 3
+	CheckLater bool // make no call to check the key, so that a program can start while it is down
+	MaxRetries int  // retries of a failed attempt that may succeed later; 0 means 3
 
 	// Guard makes the calls of a Guarded service, from the first one on. It may be nil. Calls of
 	// other services are made by the keyring's caller, who can guard them.
@@ -69,9 +70,9 @@ type Options struct {
 func (k *Key) String() string { return provider.RedactURL(k.URL.String()) }
 
 // Parse returns the key that a text names, of the services that a program takes, each with a scheme
-// of its own. It asks nothing and opens no file. A text that is no URL is answered with the URL
-// that is meant, if the text has the form of a key's name in other tools. The error holds
-// provider.ErrInvalidKey, and shows nothing that may be secret.
+// of its own. It makes no call and opens no file. If the text is not a URL, but the name of a key
+// in other tools, the error says which URL to write. The error holds provider.ErrInvalidKey, and
+// shows nothing that may be secret.
 func Parse(text string, services ...Service) (*Key, error) {
 	u, err := ParseURL(text, services...)
 	if err != nil {

@@ -18,7 +18,7 @@ const (
 	markBig16 = "\xfe\xff"
 )
 
-// textError is what is wrong with the text of a key. It holds provider.ErrInvalidKey.
+// textError is an error about the text of a key. It holds provider.ErrInvalidKey.
 type textError struct{ error }
 
 func (textError) Is(target error) bool { return target == provider.ErrInvalidKey }
@@ -29,11 +29,11 @@ func refuse(format string, arguments ...any) error {
 	return textError{fmt.Errorf(format, arguments...)}
 }
 
-// ParseURL parses the URL of a key of one of the services, or of what is named like one, such as a
-// table of keys. What a file or another program has left around it is taken off, and a path that
-// begins with ~/ is in the user's home folder, for which a shell leaves a ~ within a word alone.
-// The scheme may be unknown. The error holds provider.ErrInvalidKey, and shows nothing that may be
-// secret.
+// ParseURL parses the URL of a key of one of the services, or of something with URLs of the same
+// form, such as a table of keys. It removes white space and a byte order mark, which files and
+// other programs leave around a text. It replaces ~/ at the beginning of a path by the user's home
+// folder, since a shell does not do that within a word. The scheme may be unknown. The error holds
+// provider.ErrInvalidKey, and shows nothing that may be secret.
 func ParseURL(text string, services ...Service) (*url.URL, error) {
 	if strings.HasPrefix(text, markUTF16) || strings.HasPrefix(text, markBig16) {
 		return nil, refuse("it is UTF-16, as shells of Windows write files; save it as UTF-8")
@@ -61,7 +61,7 @@ func ParseURL(text string, services ...Service) (*url.URL, error) {
 	return u, expandHome(u, services)
 }
 
-// expandHome puts the user's home folder for a ~ at the beginning of a path.
+// expandHome replaces a ~ at the beginning of paths in a URL by the user's home folder.
 func expandHome(u *url.URL, services []Service) error {
 	if path, err := url.PathUnescape(u.Opaque); err == nil {
 		expanded, err := inHome(path)

@@ -1,5 +1,5 @@
-// Package lazy is for key services that are asked for something when it is first needed, such as
-// the state of a key.
+// Package lazy has values that are fetched when they are first needed, such as the state of a key
+// from its key service.
 package lazy
 
 import (
@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// Value is a value that is asked for when it is first needed. Callers that need it at the same time
+// Value is a value that is fetched when it is first needed. Callers that need it at the same time
 // share one request. If a request fails, the next caller makes another. It is safe for concurrent
 // use.
 type Value[T any] struct {
@@ -41,7 +41,8 @@ func (v *Value[T]) Set(value T) {
 }
 
 // Get returns the value. If it is not known, Get asks for it. A caller whose context ends leaves
-// the request to the other callers. When the last one leaves, the request ends.
+// the request to the other callers. When the last one leaves, the request ends. The error is ask's,
+// or that of ctx.
 func (v *Value[T]) Get(ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
 	v.mu.Lock()
 	if v.known {

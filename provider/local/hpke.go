@@ -94,8 +94,7 @@ func withKEM(kem hpke.KEM, key []byte) []byte {
 	return append(binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(key)), kem.ID()), key...)
 }
 
-// parseHPKE parses the content of a PEM block. The errors of package hpke show nothing of a key,
-// and are left out all the same.
+// parseHPKE parses the content of a PEM block.
 func parseHPKE(block *pem.Block) (any, error) {
 	for _, kem := range hpkeKEMs {
 		if len(block.Bytes) < 2 || binary.BigEndian.Uint16(block.Bytes) != kem.ID() {

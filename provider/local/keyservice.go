@@ -11,8 +11,8 @@ import (
 	"piko.sh/pikokms/provider/keyurl"
 )
 
-// KeyService opens the keys that URLs name, as ParseURL describes. Its Type is "local_aes_gcm", of
-// whatever kind the key is, since the file was not opened yet.
+// KeyService opens the keys that URLs name, as ParseURL describes. Its Type is "local_aes_gcm" for
+// keys of all kinds, since the file was not opened yet.
 var KeyService = keyurl.Service{
 	Scheme: scheme,
 	Type:   "local_aes_gcm",

@@ -147,11 +147,13 @@ func writeNew(path string, text []byte, mode fs.FileMode) error {
 // key's name. That of an EC key is the recipient's public key in hex, and that of an HPKE key a
 // fingerprint of its public half. IsCurrent unwraps the data key, since two keys may have one name.
 // A public key alone can't unwrap: under an EC or HPKE key, IsCurrent goes by the public key that
-// the data key names, and under an RSA key it is false.
+// the data key names, and under an RSA key it is false. It is also false with PKCS1v15, and for
+// what the peer of an EC key sent.
 //
 // The result is also a [provider.HealthChecker], a [provider.PikoV2Keyring] for an AES key of 32
 // bytes, and a [provider.S3ECKeyring] for an AES or RSA key. Hash and PKCS1v15 of the Config have
-// no effect on the latter.
+// no effect on the latter. HealthCheck wraps and unwraps a data key, as far as the key can. On a
+// private key alone it checks nothing.
 //
 // The error holds provider.ErrInvalidKey, or fs.ErrNotExist for a missing key file. No error shows
 // a part of the key.
@@ -392,7 +394,7 @@ func (p *keyring) HealthCheck(ctx context.Context) error {
 			err = made.Close()
 		}
 	default:
-		err = provider.Check(ctx, struct{ provider.Keyring }{p}) // without this method
+		err = provider.Check(ctx, struct{ provider.Keyring }{p}) // hides this HealthCheck from Check
 	}
 	if err != nil {
 		return p.fail("HealthCheck", err)

@@ -116,8 +116,8 @@ func TestRSAWrappedKeyLayout(t *testing.T) {
 	require.Equal(t, "RSA-2048-OAEP-SHA-256", info.Algorithm)
 }
 
-// Two keys may have one name. What can't be told apart is moved once more, rather than left under a
-// key that is going to be deleted.
+// Two keys may have one name. Messages that can't be distinguished are moved once more, rather than
+// left under a key that is going to be deleted.
 func TestIsCurrentUnderRSAKeys(t *testing.T) {
 	p := open(t, local.Config{Key: publicPEM(rsaPair())})
 	made, err := p.GenerateDataKey(t.Context(), nil)

@@ -338,8 +338,8 @@ func (c checks) equal(a, b *provider.SecureBytes) {
 	}))
 }
 
-// Conceals tests that no print verb, log or encoding of a configuration shows a text of it that is
-// secret, also not within other values, and that what is not secret is shown.
+// Conceals tests that no print verb, log or encoding shows the text secret of a configuration,
+// alone or within other values, and that one of them shows the text shown, which is not secret.
 func Conceals[C any](t *testing.T, config C, secret, shown string) {
 	t.Helper()
 	within := struct {

@@ -21,19 +21,20 @@ import (
 // thousand versions.
 const maxAnswer = 1 << 20
 
-// question is what is posted. Its byte slices become base64 text.
+// question is the body of a request. JSON has its byte slices in base64.
 type question struct {
 	Plaintext      []byte `json:"plaintext,omitempty"`
 	Ciphertext     string `json:"ciphertext,omitempty"`
 	AssociatedData []byte `json:"associated_data,omitempty"`
 	Bits           int    `json:"bits,omitempty"`
 
-	// Unknown is a parameter that no server has. A server that warns of it, but not of
-	// associated_data, binds associated data.
+	// Unknown adds a parameter that no server knows, to find out whether the server warns of
+	// parameters that it ignores. If it does, and does not warn of associated_data, it binds
+	// associated data.
 	Unknown bool `json:"pikokms,omitempty"`
 }
 
-// answer is what is used of an answer.
+// answer has those parts of the server's answer that are used.
 type answer struct {
 	Data struct {
 		Plaintext  []byte `json:"plaintext"`
@@ -66,13 +67,13 @@ func (p *keyring) ask(ctx context.Context, operation string, q question) (*answe
 	if err != nil {
 		return nil, judgeAnswer(ctx, operation, path, p.id, err)
 	}
-	clear(body) // only now, since an answer before the end of the question leaves it to be sent
+	clear(body) // not after an error, since net/http may then still be sending it
 	defer clear(text)
 	a := new(answer)
-	var is struct {
+	var probe struct {
 		Data *struct{} `json:"data"`
 	}
-	if json.Unmarshal(text, &is) != nil || is.Data == nil || json.Unmarshal(text, a) != nil {
+	if json.Unmarshal(text, &probe) != nil || probe.Data == nil || json.Unmarshal(text, a) != nil {
 		return nil, errNoTransit
 	}
 	return a, nil
@@ -157,7 +158,7 @@ func read(response *api.Response, err error) ([]byte, error) {
 // generate returns a new data key and its ciphertext. The caller clears the former.
 func (p *keyring) generate(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
 	if p.datakeyIgnores.Load() {
-		return p.generateHere(ctx, additional)
+		return p.generateLocally(ctx, additional)
 	}
 	got, err := p.ask(ctx, "datakey/plaintext", question{AssociatedData: additional, Bits: 8 * provider.DataKeySize, Unknown: len(additional) > 0 && !p.datakeyBinds.Load()})
 	if err != nil {
@@ -167,7 +168,7 @@ func (p *keyring) generate(ctx context.Context, additional []byte) (plain []byte
 	if len(additional) > 0 && !binds(got, &p.datakeyBinds) {
 		clear(plain)
 		p.datakeyIgnores.Store(true)
-		return p.generateHere(ctx, additional)
+		return p.generateLocally(ctx, additional)
 	}
 	if len(plain) != provider.DataKeySize {
 		clear(plain)
@@ -188,8 +189,9 @@ func (p *keyring) encrypt(ctx context.Context, plaintext, additional []byte) (st
 	return got.Data.Ciphertext, checkCiphertext(got.Data.Ciphertext)
 }
 
-// binds reports whether the server bound the associated data of a question, by an answer with known
-// set, or to a question with an unknown parameter.
+// binds reports whether the server bound the associated data of a question: it must not warn that
+// it ignored them, though it is known to give such warnings. That is known from an earlier answer,
+// if known is set, or from the warning of the question's unknown parameter. Then binds sets known.
 func binds(got *answer, known interface {
 	Load() bool
 	Store(bool)

@@ -24,7 +24,7 @@ const (
 
 // Config configures a provider: the key, and the way to the server.
 //
-// What it leaves out is found as by the commands vault and bao: the Address in VAULT_ADDR or
+// What it leaves out is found as the commands vault and bao find it: the Address in VAULT_ADDR or
 // BAO_ADDR, the Namespace in VAULT_NAMESPACE or BAO_NAMESPACE, and the Token in VAULT_TOKEN,
 // BAO_TOKEN or the file that their login writes. Certificates are those of VAULT_CACERT,
 // VAULT_CAPATH, VAULT_CLIENT_CERT and the others that HashiCorp's client reads.
@@ -50,13 +50,13 @@ type Config struct {
 	MaxRetries int           // retries of a failed attempt that may succeed later; 0 means 3
 	Timeout    time.Duration // of each attempt; 0 means 10 s
 
-	// CheckLater makes NewProvider ask nothing of the server, so that a process can start while it
-	// is down or sealed. The key is checked when it is first needed.
+	// CheckLater makes NewProvider make no call, so that a process can start while the server is
+	// down or sealed. The key is checked when it is first needed.
 	CheckLater bool
 }
 
 var (
-	// keyName is what the transit engine takes for the name of a key.
+	// keyName matches the names of keys that the transit engine accepts, and pathOf its paths.
 	keyName = regexp.MustCompile(`^[\w](?:[\w.-]{0,253}[\w])?$`)
 	pathOf  = regexp.MustCompile(`^[\w][\w.-]*(?:/[\w][\w.-]*)*$`)
 )

@@ -38,8 +38,8 @@ func (p *keyring) generateDataKey(ctx context.Context, encryptionContext map[str
 	return key, p.wrapped(ciphertext), err
 }
 
-// generateHere makes a data key from the system's random numbers, which the server encrypts.
-func (p *keyring) generateHere(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
+// generateLocally makes a data key from the system's random numbers, which the server encrypts.
+func (p *keyring) generateLocally(ctx context.Context, additional []byte) (plain []byte, ciphertext string, err error) {
 	plain = make([]byte, provider.DataKeySize)
 	_, _ = rand.Read(plain) // never fails
 	ciphertext, err = p.encrypt(ctx, plain, additional)

@@ -54,7 +54,7 @@ func isStatus(err error, status int) bool {
 	return ok && answered.StatusCode == status
 }
 
-// judge adds a sentinel to an error of the way to the server that has none yet.
+// judge adds a sentinel to an error of reaching the server, unless it has one.
 func judge(ctx context.Context, err error) error {
 	return provider.Judge(ctx, err, func(err error) error {
 		if answered, ok := errors.AsType[*api.ResponseError](err); ok {
@@ -64,21 +64,21 @@ func judge(ctx context.Context, err error) error {
 		_, broken := errors.AsType[net.Error](err)
 		_, cut := errors.AsType[*cutError](err)
 		if unsent || broken || cut {
-			return &wayError{err}
+			return &transportError{err}
 		}
 		return err
 	})
 }
 
-// wayError is an error of the way to the server. It unwraps to a refused connection, but not to a
-// cause that holds the error of a deadline, since that is not the caller's.
-type wayError struct{ cause error }
+// transportError is an error of reaching the server. It unwraps to a refused connection, but not to
+// a cause that holds the error of a deadline, since that is not the caller's.
+type transportError struct{ cause error }
 
-func (e *wayError) Error() string {
+func (e *transportError) Error() string {
 	return fmt.Sprintf("%v: %v", provider.ErrProviderUnavailable, e.cause)
 }
 
-func (e *wayError) Unwrap() []error {
+func (e *transportError) Unwrap() []error {
 	refused, ok := errors.AsType[*net.OpError](e.cause)
 	if !ok || errors.Is(refused, context.DeadlineExceeded) {
 		return []error{provider.ErrProviderUnavailable}
@@ -108,12 +108,12 @@ func loginError(err error) error {
 	if ok && (answered.StatusCode == http.StatusBadRequest || answered.StatusCode == http.StatusForbidden || answered.StatusCode == http.StatusUnauthorized || answered.StatusCode == http.StatusNotFound) {
 		return fmt.Errorf("%w: the login failed: %w", provider.ErrAccessDenied, asAnswer(err))
 	}
-	return strange(err)
+	return clientError(err)
 }
 
-// strange returns the error of a call by HashiCorp's client, which reads the answer itself. What it
-// can't read is an answer that broke off, or no answer of the server.
-func strange(err error) error {
+// clientError returns the error of a call whose answer HashiCorp's client itself parses. If it
+// can't, the answer has broken off, or is not the server's.
+func clientError(err error) error {
 	_, answered := errors.AsType[*api.ResponseError](err)
 	_, unsent := errors.AsType[*url.Error](err)
 	switch {

@@ -3,17 +3,18 @@ package vault_test
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/hashicorp/vault/api"
 	"github.com/hashicorp/vault/api/auth/approle"
 
 	"piko.sh/pikokms/message"
+	"piko.sh/pikokms/provider"
 	"piko.sh/pikokms/provider/keyurl"
 	"piko.sh/pikokms/provider/vault"
 )
 
-// This encrypts a file with a login by AppRole. It does not run here, since it asks a server.
+// A program encrypts and decrypts with a login by AppRole. It does not run here, since it asks a
+// server.
 func Example() {
 	ctx := context.Background()
 	key, err := vault.NewProvider(ctx, vault.Config{
@@ -26,14 +27,17 @@ func Example() {
 		panic(err)
 	}
 	defer key.Close()
-	w, err := (&message.Encrypter{Keyring: key}).NewWriter(ctx, os.Stdout, map[string]string{"tenant": "42"})
+	e := message.Encrypter{Keyring: key}
+	stored, err := e.Encrypt(ctx, []byte("hello"), map[string]string{"tenant": "42"})
 	if err != nil {
 		panic(err)
 	}
-	fmt.Fprintln(w, "hello")
-	if err := w.Close(); err != nil {
+	d := message.Decrypter{Keyrings: []provider.Unwrapper{key}}
+	plaintext, _, err := d.Decrypt(ctx, stored, nil)
+	if err != nil {
 		panic(err)
 	}
+	fmt.Println(string(plaintext))
 }
 
 // A program takes its key from its configuration.

@@ -24,7 +24,7 @@ import (
 //
 // MOUNT is the path of the transit engine, which may have several parts. Without a role, the token
 // is found as Config describes. A URL holds no token and no secret ID.
-// Its Type is "hashicorp_vault", of OpenBao, too.
+// Its Type is "hashicorp_vault", for OpenBao, too.
 var KeyService = keyurl.Service{
 	Scheme:      scheme,
 	Type:        providerType,

@@ -26,7 +26,7 @@ import (
 // the URL of the server, a token, the path of a transit engine and a key's name.
 const memoryVault = "PIKOKMS_MEMORY_VAULT"
 
-// use encrypts and decrypts, and tells the data keys.
+// use encrypts and decrypts, and reports the data keys.
 func use(t *testing.T) {
 	named := strings.Fields(os.Getenv(memoryVault))
 	p, err := vault.NewProvider(t.Context(), vault.Config{Address: named[0], Token: named[1], Mount: named[2], Key: named[3]})

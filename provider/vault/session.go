@@ -19,14 +19,14 @@ type session struct {
 	http   *http.Client
 	method func() (api.AuthMethod, error) // nil if a token is configured
 
-	life    context.Context // ends with close
-	end     context.CancelFunc
-	mu      sync.Mutex // guards the start of renewal
-	renewal sync.WaitGroup
-	kept    bool // renewal has started
+	life     context.Context // ends with close
+	end      context.CancelFunc
+	mu       sync.Mutex // guards the start of renewal
+	renewal  sync.WaitGroup
+	renewing bool // renewal has started
 
 	again chan struct{} // holds one element while a call logs in after a refusal
-	since time.Time     // of the last such login; who has put the element may use it
+	since time.Time     // when the last such login was; guarded by again
 }
 
 // minRetryWait is the shortest time before an attempt is made again.
@@ -106,7 +106,7 @@ type lease struct {
 
 // open makes sure that the client has a token, and begins to keep it alive.
 func (s *session) open(ctx context.Context) error {
-	if s.isKept() {
+	if s.isRenewing() {
 		return nil
 	}
 	ctx, cancel := s.bound(ctx)
@@ -120,17 +120,17 @@ func (s *session) open(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.life.Err() == nil && !s.kept {
-		s.kept = true
-		s.renewal.Go(func() { s.keep(granted) })
+	if s.life.Err() == nil && !s.renewing {
+		s.renewing = true
+		s.renewal.Go(func() { s.renew(granted) })
 	}
 	return nil
 }
 
-func (s *session) isKept() bool {
+func (s *session) isRenewing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.kept
+	return s.renewing
 }
 
 // bound returns a context that also ends with the session.
@@ -143,7 +143,7 @@ func (s *session) bound(ctx context.Context) (context.Context, context.CancelFun
 	}
 }
 
-// obtain logs in, or asks what the configured token is good for.
+// obtain logs in, or asks the server how long the configured token lives.
 func (s *session) obtain(ctx context.Context) (lease, error) {
 	if s.method != nil {
 		return s.login(ctx)
@@ -154,7 +154,7 @@ func (s *session) obtain(ctx context.Context) (lease, error) {
 		return lease{}, nil
 	}
 	if err != nil {
-		return lease{}, strange(err)
+		return lease{}, clientError(err)
 	}
 	ttl, err := found.TokenTTL()
 	if err != nil {
@@ -207,9 +207,9 @@ func (s *session) loginAgain(ctx context.Context, refused string) bool {
 	return err == nil
 }
 
-// keep renews the token until the session is closed. When the token can't be renewed any more, it
+// renew renews the token until the session is closed. When the token can't be renewed any more, it
 // logs in again.
-func (s *session) keep(granted lease) {
+func (s *session) renew(granted lease) {
 	const atLeast, atMost = time.Second, time.Minute // between attempts after a failure
 	first := granted.ttl
 	failures := 0

@@ -367,7 +367,7 @@ func TestTheServerOfTheTests(t *testing.T) {
 		}
 		return response.StatusCode, answer
 	}
-	// shape is what an answer tells, without what is random.
+	// shape is the content of an answer without its random parts.
 	shape := func(status int, answer map[string]any) string {
 		data, _ := answer["data"].(map[string]any)
 		told := []string{fmt.Sprint(status), fmt.Sprint(answer["errors"]), fmt.Sprint(answer["warnings"])}

@@ -31,12 +31,12 @@ func parseURL(u *url.URL) (c Config, files []string, err error) {
 	if err != nil {
 		return Config{}, nil, err
 	}
-	whole := u.Host + u.Path
-	slash := strings.LastIndex(whole, "/")
+	path := u.Host + u.Path
+	slash := strings.LastIndex(path, "/")
 	if slash < 0 {
 		return refuse("it names a mount and no key; write vault://MOUNT/KEY, such as vault://transit/my-key")
 	}
-	c = Config{Address: query.Get("address"), Namespace: strings.Trim(query.Get("namespace"), "/"), Mount: whole[:slash], Key: whole[slash+1:]}
+	c = Config{Address: query.Get("address"), Namespace: strings.Trim(query.Get("namespace"), "/"), Mount: path[:slash], Key: path[slash+1:]}
 	isAppRole := query.Has("role-id") || query.Has("secret-id-file")
 	isKubernetes := query.Has("kubernetes-role") || query.Has("kubernetes-token-file")
 	switch {

@@ -88,9 +88,9 @@ type keyring struct {
 }
 
 // NewProvider makes a provider. It logs in and checks the key by reading it. If that is not
-// permitted, it tries whether the key may be used, with calls that store nothing. With CheckLater,
-// it asks nothing until the key is first needed. Close the provider when it is not used any more:
-// that ends the renewal of its token, which is not revoked.
+// permitted, it makes calls to decrypt and encrypt, which change nothing, to find out whether it
+// may use the key. With CheckLater, it makes no call until the key is first needed. Close the
+// provider when it is not used any more: that ends the renewal of its token, which is not revoked.
 //
 // KeyID of the result is the path of the key, NAMESPACE/MOUNT/KEY or MOUNT/KEY. IsCurrent makes one
 // or two calls of the server. The first makes a new data key, which shows the version with which
@@ -141,8 +141,8 @@ func (p *keyring) check(ctx context.Context) error {
 	if !errors.Is(err, provider.ErrAccessDenied) {
 		return err
 	}
-	// The policies for encryption and decryption need not permit reading the key. Whoever may
-	// decrypt is told that this is no ciphertext, or that the key has no associated data.
+	// The policies for encryption and decryption need not permit reading the key. This text does
+	// not decrypt, but the server says so, and why, only to callers that may decrypt.
 	associated := []byte("check")
 	_, err = p.decrypt(ctx, "vault:v1:AAAA", associated)
 	if !errors.Is(err, provider.ErrAccessDenied) {

@@ -22,19 +22,20 @@ import (
 	"golang.org/x/text/transform"
 )
 
-// Flag is the flag that names the file. A variable of the environment does so, too.
+// Flag is the name of the flag that names the configuration file. An environment variable can name
+// it, too.
 const Flag = "config"
 
-// Program is a program whose flags are set so.
+// Program is a program that takes flags from the environment and from a file.
 type Program struct {
 	Prefix string // of its environment variables, such as "PIKOKMS_"
 	File   string // name of its file in the user's configuration folder
 
-	// Read is a flag whose variable the program reads by itself, which then does not set the flag.
+	// Read is a flag that its variable does not set, since the program reads the variable itself.
 	Read string
 
-	// Others are variables that begin with Prefix and are those of no flag. One that ends with "_"
-	// stands for all that begin with it.
+	// Others lists variables that begin with Prefix and belong to no flag. A name that ends with "_"
+	// stands for all variables that begin with it.
 	Others []string
 }
 
@@ -75,8 +76,8 @@ func (p *Program) Apply(command *cobra.Command) error {
 // isSetting reports whether the environment and the file may set a flag.
 func isSetting(f *pflag.Flag) bool { return f.Name != Flag && f.Name != "help" && f.Name != "version" }
 
-// CheckEnvironment returns an error if a variable has the form of a flag's and no flag has its
-// name: what is misspelled would have no effect, without a word.
+// CheckEnvironment returns an error if a variable begins with Prefix and nothing reads it. A
+// misspelled variable would otherwise be ignored silently.
 func (p *Program) CheckEnvironment(root *cobra.Command) error {
 	flags, _ := namesAt(root)
 	known := append([]string{p.Variable(Flag)}, p.Others...)
@@ -97,7 +98,8 @@ func (p *Program) CheckEnvironment(root *cobra.Command) error {
 	return errors.Join(failures...)
 }
 
-// nearestTo names the one of several names that is most like another, if any is.
+// nearestTo returns the end of an error's text that suggests the known name most like name. It is
+// empty if none is like it.
 func nearestTo(name string, known []string) string {
 	nearest, distance := "", len(name)
 	slices.Sort(known)
@@ -125,10 +127,10 @@ func split(f *pflag.Flag, text string) []string {
 	return slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool { return strings.TrimSpace(line) == "" })
 }
 
-// configured is what marks a flag that the command line does not have.
+// configured is the annotation of a flag that the environment or the file has set.
 const configured = "pikokms_configured"
 
-// set gives a flag values.
+// set sets a flag to values, as the command line would, and marks it as configured.
 func set(command *cobra.Command, f *pflag.Flag, values []string) error {
 	if len(values) == 0 {
 		return nil
@@ -146,8 +148,8 @@ func set(command *cobra.Command, f *pflag.Flag, values []string) error {
 	return nil
 }
 
-// IsGiven reports whether the command line has a flag, or the environment or the file turns it on,
-// if it is a switch. What else they set is not given: it is a default for all command lines.
+// IsGiven reports whether a flag is given on the command line, or is a switch that the environment
+// or the file turns on. What else they set is not given: it is a default for all command lines.
 func IsGiven(flags *pflag.FlagSet, name string) bool {
 	f := flags.Lookup(name)
 	if f == nil || !f.Changed {
@@ -208,12 +210,13 @@ func (p *Program) Path(command *cobra.Command) (path string, named bool) {
 	return filepath.Join(dir, p.File), false
 }
 
-// take takes the values of a table, which is that of a command. The values of a command's table go
-// before those of the tables around it. The tables of other commands are checked, too.
-func (c *fileConfig) take(at, wanted *cobra.Command, table map[string]any) error {
+// take reads the table of the command at, and keeps the values that apply to the command that runs.
+// The table of an inner command overrides those around it. The tables of other commands are only
+// checked.
+func (c *fileConfig) take(at, running *cobra.Command, table map[string]any) error {
 	flags, commands := namesAt(at)
 	concerned := false
-	for above := wanted; above != nil; above = above.Parent() {
+	for above := running; above != nil; above = above.Parent() {
 		concerned = concerned || above == at
 	}
 	tables := make(map[string]map[string]any)
@@ -224,7 +227,7 @@ func (c *fileConfig) take(at, wanted *cobra.Command, table map[string]any) error
 			tables[name] = inner
 			continue
 		case isTable || !flags[name]:
-			return unknown(at, name, isTable, flags, commands)
+			return unknownNameError(at, name, isTable, flags, commands)
 		}
 		values, err := valuesOf(table[name])
 		if err != nil {
@@ -235,7 +238,7 @@ func (c *fileConfig) take(at, wanted *cobra.Command, table map[string]any) error
 		}
 	}
 	for name, inner := range tables {
-		if err := c.take(commands[name], wanted, inner); err != nil {
+		if err := c.take(commands[name], running, inner); err != nil {
 			return err
 		}
 	}
@@ -261,8 +264,8 @@ func namesAt(at *cobra.Command) (flags map[string]bool, commands map[string]*cob
 	return flags, commands
 }
 
-// unknown returns the error of a name that a table may not have.
-func unknown(at *cobra.Command, name string, isTable bool, flags map[string]bool, commands map[string]*cobra.Command) error {
+// unknownNameError returns the error for a name that is neither a flag nor a command of the table.
+func unknownNameError(at *cobra.Command, name string, isTable bool, flags map[string]bool, commands map[string]*cobra.Command) error {
 	known := slices.Collect(maps.Keys(flags))
 	kind := "flag"
 	if isTable {

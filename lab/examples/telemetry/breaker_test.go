@@ -15,7 +15,7 @@ import (
 	"piko.sh/pikokms/service"
 )
 
-// failing is a provider whose key service is out as long as it is told to be.
+// failing is a provider whose key service is down as long as out is set.
 type failing struct {
 	provider.EncryptionProvider
 	out   *bool

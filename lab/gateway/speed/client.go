@@ -28,12 +28,12 @@ type payload string
 const (
 	unsigned payload = "unsigned" // UNSIGNED-PAYLOAD, without a checksum
 	signed   payload = "signed"   // SHA-256 in the signature
-	trailer  payload = "trailer"  // aws-chunked with a CRC32 behind, which AWS's SDKs send by default
+	trailer  payload = "trailer"  // aws-chunked, then a CRC32, which AWS's SDKs send by default
 )
 
 func payloads() []string { return []string{string(unsigned), string(signed), string(trailer)} }
 
-// pattern is what objects are of, over and over. It can't be compressed.
+// pattern is random content, which can't be compressed. Objects repeat it.
 var pattern = sync.OnceValue(func() []byte {
 	p := make([]byte, 16<<20)
 	rand.NewChaCha8([32]byte{1}).Read(p)
@@ -56,8 +56,8 @@ func bodyOf(kind payload, length int64) *body {
 		payload
 		int64
 	}
-	if known, ok := bodies.Load(key{kind, length}); ok {
-		return known.(*body)
+	if cached, ok := bodies.Load(key{kind, length}); ok {
+		return cached.(*body)
 	}
 	made := newBody(kind, length)
 	bodies.Store(key{kind, length}, made)
@@ -66,7 +66,7 @@ func bodyOf(kind payload, length int64) *body {
 
 func repeated(length int64) io.Reader { return io.LimitReader(&cycle{}, length) }
 
-// cycle is pattern without an end.
+// cycle repeats pattern without an end.
 type cycle struct{ at int }
 
 func (c *cycle) Read(p []byte) (int, error) {
@@ -126,7 +126,7 @@ func (c *chunks) Read(p []byte) (int, error) {
 	}
 }
 
-// client sends signed requests, and reads as little into answers as it can.
+// client sends signed requests. It parses an answer only where that is needed, to cost little time.
 type client struct {
 	ctx     context.Context // ends when this program is interrupted
 	url     string
@@ -165,7 +165,7 @@ func (c *client) request(method, path string, b *body, headers map[string]string
 	return request, c.signer.SignHTTP(c.ctx, credentials, request, b.hash, "s3", region, time.Now())
 }
 
-// buffers are what answers are read to.
+// buffers holds the memory that answers are read to.
 var buffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
 
 // do sends a request and reads its answer, into answer if that is not nil.

@@ -4,14 +4,15 @@
 //	go run ./lab/gateway/speed [-only REGEXP] [-pairs N] [-size BYTES] [-payload KIND]
 //		[-tls] [-upstream] [-folder DIR] [-gateway FILE] [-rclone FILE] [-memory]
 //
-// The servers are processes of their own on this computer, and so is the client: this one. They
-// take turns, in reverse order every second round, after a round that warms up. The table has the
-// medians of the rounds: the time of an operation, the ratio of speeds to the plain engine's with
-// its quartiles (1 is as fast, 2 twice as fast), and the processor time that the server took for
-// it, with the ratio of that (2 is twice as much). Where a client and other programs share the
-// processors, the processor time says more than the time.
+// Each server is a process on this computer. The client is this process. The servers take turns, in
+// reverse order every second round, after a round that warms up. The table has the medians of the
+// rounds: the time of an operation, the ratio of speeds to the plain engine's with its quartiles (1
+// is as fast, 2 twice as fast), and the processor time that the server took for it, with the ratio
+// of that (2 is twice as much). Where a client and other programs share the processors, the
+// processor time says more than the time.
 //
-// With -memory it measures instead what connections take that wait in the middle of a GET or a PUT.
+// With -memory it measures instead how much memory a server takes for connections that wait in the
+// middle of a GET or a PUT.
 //
 // Linux only: the processor time and the memory of a process are in /proc.
 package main
@@ -40,7 +41,7 @@ type options struct {
 	payload payload
 	folder  string // parent of the servers' folders
 	gateway string // the gateway's program; empty means build it
-	rclone  string // empty means without
+	rclone  string // rclone's program; empty means that it is not measured
 	memory  bool
 	tls     bool
 
@@ -122,7 +123,7 @@ func run(ctx context.Context, out io.Writer, o options) (err error) {
 	return nil
 }
 
-// operation is what is measured.
+// operation is an operation of S3 that is measured.
 type operation struct {
 	name string
 	// prepare makes what the operation needs. It may be nil.

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	slowBytes = 64 << 10 // of each request or answer that are sent or read before it waits
-	settle    = 5 * time.Second
+	// slowBytes is how much of a request is sent, or of an answer is read, before the client waits.
+	slowBytes  = 64 << 10
+	settleTime = 5 * time.Second
 )
 
 // slow is a kind of requests whose clients are slow.
@@ -24,8 +25,8 @@ type slow struct {
 	body               *body
 }
 
-// reportMemory measures what the memory of a server that has just been started grows by while many
-// clients are slow.
+// reportMemory measures how much the memory of a newly started server grows while many clients are
+// slow.
 func reportMemory(ctx context.Context, out io.Writer, o options, folder string) error {
 	fmt.Fprintln(out, "| | | idle | then | each |\n|---|---|---:|---:|---:|")
 	for _, kind := range []slow{
@@ -52,7 +53,7 @@ func (kind *slow) report(ctx context.Context, out io.Writer, o options, folder s
 		if err := s.client.put(medium(0), mediumSize); err != nil {
 			return err
 		}
-		for range 20 { // what a server that has worked holds anyhow
+		for range 20 { // so that the idle server already holds what it keeps after some work
 			if err := s.client.get(medium(0), "", mediumSize); err != nil {
 				return err
 			}
@@ -61,11 +62,11 @@ func (kind *slow) report(ctx context.Context, out io.Writer, o options, folder s
 		if err != nil {
 			return err
 		}
-		then, err := s.whileSlow(kind)
+		busy, err := s.whileSlow(kind)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		fmt.Fprintf(out, "| %s | %s | %d MB | %d MB | %d KB |\n", kind.name, s.name, idle/1e6, then/1e6, (then-idle)/int64(kind.requests)/1e3)
+		fmt.Fprintf(out, "| %s | %s | %d MB | %d MB | %d KB |\n", kind.name, s.name, idle/1e6, busy/1e6, (busy-idle)/int64(kind.requests)/1e3)
 	}
 	return nil
 }
@@ -93,7 +94,7 @@ func (s *server) whileSlow(kind *slow) (bytes int64, err error) {
 			return 0, err
 		}
 		connections = append(connections, connection)
-		go func() { _ = request.Write(connection) }() // the server does not get all of it
+		go func() { _ = request.Write(connection) }() // it fails when the connection is closed
 		if kind.body == nil {
 			if err := connection.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 				return 0, err
@@ -103,11 +104,11 @@ func (s *server) whileSlow(kind *slow) (bytes int64, err error) {
 			}
 		}
 	}
-	time.Sleep(settle)
+	time.Sleep(settleTime)
 	return s.memory("VmRSS")
 }
 
-// waiting is content that does not come before the end.
+// waiting is content that does not arrive. Its Read fails once end is closed.
 type waiting struct{ end <-chan struct{} }
 
 func (w waiting) Read([]byte) (int, error) {

@@ -28,12 +28,12 @@ func operations(size int64) []operation {
 	putLarge := func(c *client) error { return c.put(large, size) }
 	parts := &upload{size: size}
 	putMedium := func(c *client) error {
-		return each(16, 1, func(i int) error { return c.put(medium(i), mediumSize) })
+		return forEach(16, 1, func(i int) error { return c.put(medium(i), mediumSize) })
 	}
 	putSmall := func(c *client) error {
-		return each(10_000, atOnce, func(i int) error { return c.put(small("many", i), smallSize) })
+		return forEach(10_000, atOnce, func(i int) error { return c.put(small("many", i), smallSize) })
 	}
-	ofSmall := func(c *client) error { // unless an operation before this one has put them
+	ensureSmall := func(c *client) error { // unless an operation before this one has put them
 		if list(c, "many", 10_000) == nil {
 			return nil
 		}
@@ -53,15 +53,15 @@ func operations(size int64) []operation {
 		{name: name("complete"), begin: parts.send, do: parts.complete, tidy: func(c *client) error { return c.do("DELETE", large, nil, nil) }},
 		{name: "put 16 × 16 MiB", do: putMedium},
 		{name: "get 16 × 16 MiB", prepare: putMedium, do: func(c *client) error {
-			return each(16, 1, func(i int) error { return c.get(medium(i), "", mediumSize) })
+			return forEach(16, 1, func(i int) error { return c.get(medium(i), "", mediumSize) })
 		}},
 		{name: "put 10,000 × 100 KiB, 32 at a time", do: putSmall},
-		{name: "get 10,000 × 100 KiB, 32 at a time", prepare: ofSmall, do: func(c *client) error {
-			return each(10_000, atOnce, func(i int) error { return c.get(small("many", i), "", smallSize) })
+		{name: "get 10,000 × 100 KiB, 32 at a time", prepare: ensureSmall, do: func(c *client) error {
+			return forEach(10_000, atOnce, func(i int) error { return c.get(small("many", i), "", smallSize) })
 		}},
-		{name: "list 10,000", prepare: ofSmall, do: func(c *client) error { return list(c, "many", 10_000) }},
+		{name: "list 10,000", prepare: ensureSmall, do: func(c *client) error { return list(c, "many", 10_000) }},
 		{name: "list 1,000 that were put since the last listing", begin: func(c *client) error {
-			return each(1000, atOnce, func(i int) error { return c.put(small("few", i), 1000) })
+			return forEach(1000, atOnce, func(i int) error { return c.put(small("few", i), 1000) })
 		}, do: func(c *client) error { return list(c, "few", 1000) }},
 		{name: "list 1,000", do: func(c *client) error { return list(c, "few", 1000) }},
 	}
@@ -70,8 +70,8 @@ func operations(size int64) []operation {
 func medium(i int) string               { return fmt.Sprintf("/%s/medium/%02d", bucket, i) }
 func small(folder string, i int) string { return fmt.Sprintf("/%s/%s/%05d", bucket, folder, i) }
 
-// each calls do with the numbers below n, some at a time.
-func each(n, atOnce int, do func(int) error) error {
+// forEach calls do with the numbers below n, atOnce of them at a time.
+func forEach(n, atOnce int, do func(int) error) error {
 	var group errgroup.Group
 	group.SetLimit(atOnce)
 	for i := range n {
@@ -80,14 +80,14 @@ func each(n, atOnce int, do func(int) error) error {
 	return group.Wait()
 }
 
-// ranges gets ranges at places that are the same in each call.
+// ranges gets random ranges, the same ones in each call.
 func ranges(c *client, size int64, atOnce int) error {
 	r := rand.New(rand.NewPCG(1, 2))
 	offsets := make([]int64, 256)
 	for i := range offsets {
 		offsets[i] = r.Int64N(size - rangeSize)
 	}
-	return each(len(offsets), atOnce, func(i int) error {
+	return forEach(len(offsets), atOnce, func(i int) error {
 		return c.get(large, fmt.Sprintf("bytes=%d-%d", offsets[i], offsets[i]+rangeSize-1), rangeSize)
 	})
 }
@@ -147,7 +147,7 @@ func (u *upload) send(c *client) error {
 	}
 	n := int((u.size + partSize - 1) / partSize)
 	u.id, u.done = begun.UploadId, completed{Parts: make([]part, n)}
-	return each(n, partsAtOnce, func(i int) error {
+	return forEach(n, partsAtOnce, func(i int) error {
 		length := min(partSize, u.size-int64(i)*partSize)
 		response, err := c.send("PUT", large+"?partNumber="+strconv.Itoa(i+1)+"&uploadId="+u.id, bodyOf(c.payload, length), nil, nil)
 		if err == nil {

@@ -29,33 +29,36 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// asPlain makes this program the engine without encryption, on the address that it has as its
-// value. The engine changes the working folder of its process.
+// asPlain is an environment variable. If it is set, this program serves as the engine without
+// encryption, at the address that is its value. The engine needs a process of its own, since it
+// changes the working folder.
 const asPlain = "PIKOKMS_SPEED_PLAIN_ON"
 
-// asProxy has the engine stand in front of the S3 of this URL, in place of a folder.
+// asProxy is an environment variable with the URL of an S3. If it is set, the engine serves that in
+// place of a folder.
 const asProxy = "PIKOKMS_SPEED_IN_FRONT_OF"
 
-// The paths of the certificate and its key, without which HTTP is served.
+// certificate and certificateKey are environment variables with the paths of a certificate and its
+// key. Without them, the engine serves HTTP.
 const certificate, certificateKey = "PIKOKMS_SPEED_CERTIFICATE", "PIKOKMS_SPEED_CERTIFICATE_KEY"
 
 const access, secret, region = "speed", "speed-secret", "us-east-1"
 
-// servePlain serves a folder, or another S3, with the options that the gateway has.
+// servePlain serves a folder, or another S3, with the options that the gateway sets.
 func servePlain(folder, address string) error {
-	var behind backend.Backend
+	var served backend.Backend
 	var err error
 	if url := os.Getenv(asProxy); url != "" {
-		// Its content is neither signed nor has it a checksum, as the gateway's.
+		// As in the gateway, content is sent without a signature and without a checksum.
 		const anonymous, withoutSignature, withoutChecksum, skipVerify, pathStyle, debug, gcs = false, true, true, false, true, false, false
-		behind, err = s3proxy.New(context.Background(), access, secret, url, region, "", anonymous, withoutSignature, withoutChecksum, skipVerify, pathStyle, debug, gcs)
+		served, err = s3proxy.New(context.Background(), access, secret, url, region, "", anonymous, withoutSignature, withoutChecksum, skipVerify, pathStyle, debug, gcs)
 	} else {
-		behind, err = posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600, CopyObjectThreshold: 5 << 30})
+		served, err = posix.New(folder, meta.XattrMeta{}, posix.PosixOpts{NewDirPerm: 0o700, NewFilePerm: 0o600, CopyObjectThreshold: 5 << 30})
 	}
 	if err != nil {
 		return err
 	}
-	return embedgw.RunVersityGW(context.Background(), behind, &embedgw.Config{
+	return embedgw.RunVersityGW(context.Background(), served, &embedgw.Config{
 		RootUserAccess: access, RootUserSecret: secret, Region: region, Ports: []string{address},
 		MaxConnections: 4096, MaxRequests: 4096, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
 		CertFile: os.Getenv(certificate), KeyFile: os.Getenv(certificateKey),
@@ -71,9 +74,9 @@ type server struct {
 
 // startAll starts the servers that are compared, the base first, and makes their buckets.
 func startAll(ctx context.Context, o options, folder string) (_ []*server, stop func() error, err error) {
-	var all, behind []*server
+	var all, upstreams []*server
 	stopAll := func() (err error) {
-		for _, s := range slices.Concat(all, behind) {
+		for _, s := range slices.Concat(all, upstreams) {
 			err = errors.Join(err, s.stop())
 		}
 		return err
@@ -111,7 +114,7 @@ func startAll(ctx context.Context, o options, folder string) (_ []*server, stop 
 		if err != nil {
 			return "", err
 		}
-		behind = append(behind, s)
+		upstreams = append(upstreams, s)
 		return s.client.url, nil
 	}
 	commands := []struct {
@@ -248,12 +251,12 @@ func (s *server) stop() error {
 	if err := s.process.Process.Kill(); err != nil {
 		return err
 	}
-	_ = s.process.Wait() // it says that it was killed
+	_ = s.process.Wait() // the error is that the process was killed
 	return nil
 }
 
-// cpu returns the processor time that the server's threads have taken. Those of Go's programs
-// hardly ever end.
+// cpu returns the processor time that the server's threads have taken. Threads that have ended are
+// not counted, but those of a Go program hardly ever end.
 func (s *server) cpu() (all time.Duration, err error) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.process.Process.Pid))
 	if err != nil {
@@ -277,7 +280,7 @@ func (s *server) cpu() (all time.Duration, err error) {
 	return all, nil
 }
 
-// memory returns a value in KiB of /proc/PID/status in bytes.
+// memory returns a field of /proc/PID/status that is in KiB, converted to bytes.
 func (s *server) memory(field string) (int64, error) {
 	file, err := os.Open(fmt.Sprintf("/proc/%d/status", s.process.Process.Pid))
 	if err != nil {

@@ -47,7 +47,7 @@ func serve() (err error) {
 	if err != nil {
 		return err
 	}
-	address, err := free()
+	address, err := freeAddress()
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func serve() (err error) {
 			MaxConnections: 1000, MaxRequests: 1000, MultipartMaxParts: 10_000, Quiet: true, KeepAlive: true,
 		})
 	}()
-	if err := answers(address, ended); err != nil {
+	if err := waitUntilListening(address, ended); err != nil {
 		return err
 	}
 	fmt.Fprintln(url, "http://"+address)
@@ -71,8 +71,8 @@ func serve() (err error) {
 	return <-ended
 }
 
-// free returns an address that nobody listens on.
-func free() (string, error) {
+// freeAddress returns an address that nobody listens on.
+func freeAddress() (string, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err
@@ -80,8 +80,8 @@ func free() (string, error) {
 	return listener.Addr().String(), listener.Close()
 }
 
-// answers waits until the gateway listens.
-func answers(address string, ended <-chan error) error {
+// waitUntilListening waits until the gateway listens.
+func waitUntilListening(address string, ended <-chan error) error {
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		select {
 		case err := <-ended:

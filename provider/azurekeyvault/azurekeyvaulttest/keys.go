@@ -178,7 +178,7 @@ func kid(k *key, v *keyVersion) string {
 	return "https://" + Vault + "/keys/" + k.Name + "/" + v.id
 }
 
-// bundle is what a vault says of a version.
+// bundle returns a vault's description of a version.
 func bundle(k *key, v *keyVersion) map[string]any {
 	jwk := map[string]any{"kid": kid(k, v), "kty": k.Type, "key_ops": k.Ops}
 	if v.rsa != nil {
@@ -225,7 +225,7 @@ func (s *Server) getDeleted(name string) (any, *failure) {
 
 var badParameter = &failure{http.StatusBadRequest, "BadParameter", "", "The parameter is incorrect."}
 
-// request is what wrapkey and unwrapkey are asked.
+// request is the body of a request to wrapkey or unwrapkey.
 type request struct {
 	Algorithm string `json:"alg"`
 	Value     string `json:"value"`

@@ -20,7 +20,7 @@ const Vault = "test-vault.vault.azure.net"
 
 // Server is a vault, which asks for no token, as emulators do. It is safe for concurrent use.
 type Server struct {
-	*kmstest.Endpoint // at which it is asked
+	*kmstest.Endpoint // receives the calls
 
 	mu   sync.Mutex
 	keys map[string]*key

@@ -34,13 +34,13 @@ const (
 
 // Server is a Cloud KMS. It is safe for concurrent use.
 type Server struct {
-	*kmstest.Endpoint // at which it is asked, over gRPC
+	*kmstest.Endpoint // receives the calls, over gRPC
 
 	mu   sync.Mutex
 	keys map[string]*key
 }
 
-// methods are those that the server serves.
+// methods implements the methods that the server serves.
 type methods struct {
 	kmspb.UnimplementedKeyManagementServiceServer
 	*Server
@@ -77,11 +77,11 @@ func interceptors(ctx context.Context) []grpc.UnaryServerInterceptor {
 	return all
 }
 
-// intercept puts the interceptors of a call before its method.
+// intercept calls the method of a call through the call's interceptors.
 func intercept(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	for _, by := range slices.Backward(interceptors(ctx)) {
-		behind := handler
-		handler = func(ctx context.Context, request any) (any, error) { return by(ctx, request, info, behind) }
+		inner := handler
+		handler = func(ctx context.Context, request any) (any, error) { return by(ctx, request, info, inner) }
 	}
 	return handler(ctx, request)
 }
@@ -119,7 +119,7 @@ func keyOf(body []byte) string {
 	return name
 }
 
-// Options are options of Google's clients that ask this server.
+// Options returns options with which Google's clients call this server.
 func (s *Server) Options() []option.ClientOption {
 	return []option.ClientOption{
 		option.WithEndpoint(strings.TrimPrefix(s.URL, "http://")),

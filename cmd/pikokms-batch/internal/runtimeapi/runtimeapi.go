@@ -82,7 +82,7 @@ func Start(binary string, variables []string, log io.Writer) (*Sandbox, error) {
 	return s, nil
 }
 
-// Usage says what the function used, once Close has returned.
+// Usage returns what the function used, once Close has returned.
 func (s *Sandbox) Usage() *os.ProcessState { return s.process.ProcessState }
 
 // initTimeout is how long a function may take to start, which is no part of an invocation.
@@ -92,16 +92,16 @@ const initTimeout = time.Minute
 // killed, as Lambda does.
 func (s *Sandbox) Invoke(ctx context.Context, payload []byte, timeout time.Duration) ([]byte, error) {
 	in := &invocation{id: rand.Text(), payload: payload, timeout: timeout, answer: make(chan answer, 1)}
-	late := time.NewTimer(initTimeout)
-	defer late.Stop()
+	timer := time.NewTimer(initTimeout)
+	defer timer.Stop()
 	select {
 	case s.events <- in:
-		late.Reset(timeout)
+		timer.Reset(timeout)
 	case <-s.exited:
 		return nil, fmt.Errorf("the function exited: %w", errors.Join(s.err, errExited))
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-late.C:
+	case <-timer.C:
 		return nil, errors.New("the function asks for no invocation")
 	}
 	select {
@@ -111,7 +111,7 @@ func (s *Sandbox) Invoke(ctx context.Context, payload []byte, timeout time.Durat
 		return nil, fmt.Errorf("the function exited: %w", errors.Join(s.err, errExited))
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-late.C:
+	case <-timer.C:
 		_ = s.process.Process.Kill()
 		return nil, fmt.Errorf("task timed out after %v", timeout)
 	}

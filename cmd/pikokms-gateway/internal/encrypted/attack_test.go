@@ -30,7 +30,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// TestKeysStayInTheirBucket names what lies outside of the bucket. The engine checks only the keys
+// TestKeysStayInTheirBucket uses keys that lead out of the bucket. The engine checks only the keys
 // in URLs.
 func TestKeysStayInTheirBucket(t *testing.T) {
 	b, other := newBucket(t, behind), newBucket(t, behind)
@@ -82,8 +82,8 @@ func TestPartsOfAnObjectAreAllOfIt(t *testing.T) {
 	require.Equal(t, "InvalidObjectState", code(err))
 }
 
-// TestRecordsAreNeverPlain replaces the record of an upload by one whose secret is known. That
-// plain objects are served for a while does not make plain records valid: the secret seals
+// TestRecordsAreNeverPlain replaces the record of an upload by a plain one, whose secret is known.
+// A gateway that serves plain objects for a while must refuse it nevertheless: the secret seals
 // checksums.
 func TestRecordsAreNeverPlain(t *testing.T) {
 	b := newBucket(t, behind, pikokms.AllowPlaintext())
@@ -96,8 +96,8 @@ func TestRecordsAreNeverPlain(t *testing.T) {
 	require.Equal(t, "InvalidObjectState", code(err))
 }
 
-// TestCompletedAtTheSameTime has the strings of each answer be those of its own request: the engine
-// uses their memory again once a request is answered.
+// TestCompletedAtTheSameTime checks that each answer has the strings of its own request. The engine
+// uses the memory of a request's strings again once it is answered.
 func TestCompletedAtTheSameTime(t *testing.T) {
 	b := newBucket(t, behind)
 	u := begin(b, "a")
@@ -134,7 +134,7 @@ func newTenants(t *testing.T, b *bucket, prefixes ...string) (tenants []*bucket)
 	return tenants
 }
 
-// TestPlacesWithoutAKey has one bucket with a gateway for each of two tenants.
+// TestPlacesWithoutAKey uses one bucket with a gateway for each of two tenants.
 func TestPlacesWithoutAKey(t *testing.T) {
 	tenants := newTenants(t, newBucket(t, behind), "a/", "b/")
 	a, b := tenants[0], tenants[1]
@@ -166,7 +166,7 @@ func TestPlacesWithoutAKey(t *testing.T) {
 	_, err = a.DeleteObject(t.Context(), &s3.DeleteObjectInput{Bucket: &a.name, Key: aws.String("a/x")})
 	require.NoError(t, err)
 
-	// A key service that is down leaves nothing out in silence.
+	// If a key service is down, nothing is left out silently.
 	a = newTenants(t, a, "a/")[0]
 	a.keys.down.Store(true)
 	_, err = a.ListMultipartUploads(t.Context(), &s3.ListMultipartUploadsInput{Bucket: &a.name, MaxUploads: aws.Int32(10)})

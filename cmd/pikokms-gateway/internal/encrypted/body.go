@@ -9,28 +9,28 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// answer is the body of an answer. If reading it fails, the gateway can only break the connection
-// off, so the failure is logged here.
-type answer struct {
+// answerBody is the body of an answer. If reading it fails, the gateway can only break off the
+// connection, so the failure is logged here.
+type answerBody struct {
 	io.ReadCloser
 	b           *Backend
 	bucket, key string
 	cancel      context.CancelFunc
 }
 
-func (a *answer) failed(err error) {
+func (a *answerBody) failed(err error) {
 	a.b.config.Logger.Error("get: the answer was broken off", "bucket", a.bucket, "key", a.key, "error", err)
 }
 
-func (a *answer) Close() error {
+func (a *answerBody) Close() error {
 	defer a.cancel()
 	return a.ReadCloser.Close()
 }
 
 // WriteTo writes the content without a copy, if its source can.
-func (a *answer) WriteTo(w io.Writer) (n int64, err error) {
-	to := &client{Writer: w}
-	err = a.b.carefully("get", func() (err error) {
+func (a *answerBody) WriteTo(w io.Writer) (n int64, err error) {
+	to := &clientWriter{Writer: w}
+	err = a.b.catchPanic("get", func() (err error) {
 		n, err = io.Copy(to, a.ReadCloser)
 		return err
 	})
@@ -40,19 +40,19 @@ func (a *answer) WriteTo(w io.Writer) (n int64, err error) {
 	return n, err
 }
 
-// client remembers that a client no longer reads.
-type client struct {
+// clientWriter is a writer to a client. It keeps the error of a client that no longer reads.
+type clientWriter struct {
 	io.Writer
 	err error
 }
 
-func (c *client) Write(p []byte) (n int, err error) {
+func (c *clientWriter) Write(p []byte) (n int, err error) {
 	n, c.err = c.Writer.Write(p)
 	return n, c.err
 }
 
-func (a *answer) Read(p []byte) (n int, err error) {
-	err = a.b.carefully("get", func() (err error) {
+func (a *answerBody) Read(p []byte) (n int, err error) {
+	err = a.b.catchPanic("get", func() (err error) {
 		n, err = a.ReadCloser.Read(p)
 		return err
 	})
@@ -105,7 +105,7 @@ func (v *verified) Read(p []byte) (int, error) {
 	}
 	if err == nil {
 		if _, err = io.ReadFull(v.content, make([]byte, 1)); err == nil {
-			err = errLonger
+			err = errTooLong
 		}
 	}
 	if err != io.EOF {
@@ -138,8 +138,8 @@ func (v *verified) WriteTo(w io.Writer) (int64, error) {
 	return to.written, err
 }
 
-// heldBytes is how many bytes at the end of content are held back. One would do. It is a whole
-// frame, since two writes to a connection take longer than a copy of a frame.
+// heldBytes is how many bytes at the end of content are held back. One would do, but then the end
+// would take a second write to the connection, which takes longer than copying a whole frame.
 const heldBytes = header.DefaultFrameLength
 
 var heldBuffers = sync.Pool{New: func() any { return new([heldBytes]byte) }}
@@ -159,7 +159,7 @@ func (h *holding) write(p []byte) (int, error) {
 
 func (h *holding) Write(p []byte) (int, error) {
 	if int64(len(p)) > h.left {
-		return 0, errLonger
+		return 0, errTooLong
 	}
 	if len(p) == 0 || int64(len(p)) < h.left {
 		n, err := h.write(p)
@@ -178,6 +178,6 @@ func (h *holding) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-var errLonger = errors.New("the object is longer than it was said to be")
+var errTooLong = errors.New("the object is longer than it was said to be")
 
 func (v *verified) Close() error { return v.stored.Close() }

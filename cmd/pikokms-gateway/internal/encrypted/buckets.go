@@ -11,8 +11,7 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// Requests about whole buckets have nothing of an object's content, so the inner backend answers
-// them.
+// Requests about whole buckets carry no content of objects, so the inner backend answers them.
 
 func (b *Backend) ListBuckets(ctx context.Context, in s3response.ListBucketsInput) (s3response.ListAllMyBucketsResult, error) {
 	return b.inner.ListBuckets(ctx, in)
@@ -30,12 +29,13 @@ func (b *Backend) HeadBucket(ctx context.Context, in *s3.HeadBucketInput) (*s3.H
 // isNotFound reports whether an error is that of a HEAD request to S3, whose answer can't say what
 // is missing.
 func isNotFound(err error) bool {
-	missing, ok := errors.AsType[s3err.S3Error](err)
-	return ok && missing.BaseError().Code == "NotFound"
+	answered, ok := errors.AsType[s3err.S3Error](err)
+	return ok && answered.BaseError().Code == "NotFound"
 }
 
-// missing says what is missing, as S3 does in its answers to other requests than HEAD.
-func (b *Backend) missing(ctx context.Context, bucket *string, err error) error {
+// nameMissing replaces an error that does not say what is missing by one that does, as S3 returns
+// it to requests other than HEAD.
+func (b *Backend) nameMissing(ctx context.Context, bucket *string, err error) error {
 	if !isNotFound(err) {
 		return err
 	}
@@ -53,9 +53,9 @@ func (b *Backend) CreateBucket(ctx context.Context, in *s3.CreateBucketInput, de
 	return b.inner.CreateBucket(ctx, in, defaultACL)
 }
 
-// keepsSettings refuses a setting of a bucket that the engine in front of S3 would neither store nor
-// obey, and answer with success.
-func (b *Backend) keepsSettings() error {
+// checkSettings refuses a setting of a bucket in front of another S3. The engine would answer with
+// success there, and neither store the setting nor obey it.
+func (b *Backend) checkSettings() error {
 	if b.isFolder {
 		return nil
 	}
@@ -63,7 +63,7 @@ func (b *Backend) keepsSettings() error {
 }
 
 func (b *Backend) PutBucketAcl(ctx context.Context, bucket string, data []byte) error {
-	if err := b.keepsSettings(); err != nil {
+	if err := b.checkSettings(); err != nil {
 		return err
 	}
 	return b.inner.PutBucketAcl(ctx, bucket, data)
@@ -78,7 +78,7 @@ func (b *Backend) GetBucketVersioning(ctx context.Context, bucket string) (s3res
 }
 
 func (b *Backend) PutBucketPolicy(ctx context.Context, bucket string, policy []byte) error {
-	if err := b.keepsSettings(); err != nil {
+	if err := b.checkSettings(); err != nil {
 		return err
 	}
 	return b.inner.PutBucketPolicy(ctx, bucket, policy)
@@ -105,7 +105,7 @@ func (b *Backend) DeleteBucketOwnershipControls(ctx context.Context, bucket stri
 }
 
 func (b *Backend) PutBucketCors(ctx context.Context, bucket string, cors []byte) error {
-	if err := b.keepsSettings(); err != nil {
+	if err := b.checkSettings(); err != nil {
 		return err
 	}
 	return b.inner.PutBucketCors(ctx, bucket, cors)
@@ -120,7 +120,7 @@ func (b *Backend) DeleteBucketCors(ctx context.Context, bucket string) error {
 }
 
 func (b *Backend) PutBucketWebsite(ctx context.Context, bucket string, website []byte) error {
-	if err := b.keepsSettings(); err != nil {
+	if err := b.checkSettings(); err != nil {
 		return err
 	}
 	return b.inner.PutBucketWebsite(ctx, bucket, website)
@@ -165,7 +165,7 @@ func (b *Backend) ListBucketsAndOwners(ctx context.Context) ([]s3response.Bucket
 // The inner backend also answers requests about an object's tags, locks and grants.
 
 func (b *Backend) GetObjectTagging(ctx context.Context, bucket, object, versionID string) (map[string]string, error) {
-	if err := b.served(bucket, &object); err != nil {
+	if err := b.checkServed(bucket, &object); err != nil {
 		return nil, err
 	}
 	out, err := b.inner.GetObjectTagging(ctx, bucket, object, versionID)
@@ -173,28 +173,28 @@ func (b *Backend) GetObjectTagging(ctx context.Context, bucket, object, versionI
 }
 
 func (b *Backend) PutObjectTagging(ctx context.Context, bucket, object, versionID string, tags map[string]string) error {
-	if err := b.served(bucket, &object); err != nil {
+	if err := b.checkServed(bucket, &object); err != nil {
 		return err
 	}
 	return b.fail(ctx, "put tags", bucket, object, b.inner.PutObjectTagging(ctx, bucket, object, versionID, tags))
 }
 
 func (b *Backend) DeleteObjectTagging(ctx context.Context, bucket, object, versionID string) error {
-	if err := b.served(bucket, &object); err != nil {
+	if err := b.checkServed(bucket, &object); err != nil {
 		return err
 	}
 	return b.fail(ctx, "delete tags", bucket, object, b.inner.DeleteObjectTagging(ctx, bucket, object, versionID))
 }
 
 func (b *Backend) PutObjectRetention(ctx context.Context, bucket, object, versionID string, retention []byte) error {
-	if err := b.served(bucket, &object); err != nil {
+	if err := b.checkServed(bucket, &object); err != nil {
 		return err
 	}
 	return b.fail(ctx, "put retention", bucket, object, b.inner.PutObjectRetention(ctx, bucket, object, versionID, retention))
 }
 
 func (b *Backend) GetObjectRetention(ctx context.Context, bucket, object, versionID string) ([]byte, error) {
-	if err := b.served(bucket, &object); err != nil {
+	if err := b.checkServed(bucket, &object); err != nil {
 		return nil, err
 	}
 	out, err := b.inner.GetObjectRetention(ctx, bucket, object, versionID)
@@ -202,14 +202,14 @@ func (b *Backend) GetObjectRetention(ctx context.Context, bucket, object, versio
 }
 
 func (b *Backend) PutObjectLegalHold(ctx context.Context, bucket, object, versionID string, status bool) error {
-	if err := b.served(bucket, &object); err != nil {
+	if err := b.checkServed(bucket, &object); err != nil {
 		return err
 	}
 	return b.fail(ctx, "put legal hold", bucket, object, b.inner.PutObjectLegalHold(ctx, bucket, object, versionID, status))
 }
 
 func (b *Backend) GetObjectLegalHold(ctx context.Context, bucket, object, versionID string) (*bool, error) {
-	if err := b.served(bucket, &object); err != nil {
+	if err := b.checkServed(bucket, &object); err != nil {
 		return nil, err
 	}
 	out, err := b.inner.GetObjectLegalHold(ctx, bucket, object, versionID)
@@ -217,7 +217,7 @@ func (b *Backend) GetObjectLegalHold(ctx context.Context, bucket, object, versio
 }
 
 func (b *Backend) GetObjectAcl(ctx context.Context, in *s3.GetObjectAclInput) (*s3.GetObjectAclOutput, error) {
-	if err := b.served(*in.Bucket, in.Key); err != nil {
+	if err := b.checkServed(*in.Bucket, in.Key); err != nil {
 		return nil, err
 	}
 	out, err := b.inner.GetObjectAcl(ctx, in)
@@ -225,7 +225,7 @@ func (b *Backend) GetObjectAcl(ctx context.Context, in *s3.GetObjectAclInput) (*
 }
 
 func (b *Backend) PutObjectAcl(ctx context.Context, in *s3.PutObjectAclInput) error {
-	if err := b.served(*in.Bucket, in.Key); err != nil {
+	if err := b.checkServed(*in.Bucket, in.Key); err != nil {
 		return err
 	}
 	return b.fail(ctx, "put ACL", *in.Bucket, *in.Key, b.inner.PutObjectAcl(ctx, in))
@@ -233,11 +233,11 @@ func (b *Backend) PutObjectAcl(ctx context.Context, in *s3.PutObjectAclInput) er
 
 // RestoreObject brings an object back from an archive, as it is stored.
 func (b *Backend) RestoreObject(ctx context.Context, in *s3.RestoreObjectInput) error {
-	if err := b.served(*in.Bucket, in.Key); err != nil {
+	if err := b.checkServed(*in.Bucket, in.Key); err != nil {
 		return err
 	}
 	if in.RestoreRequest != nil && (in.RestoreRequest.Type != "" || in.RestoreRequest.SelectParameters != nil || in.RestoreRequest.OutputLocation != nil) {
-		return s3err.GetAPIError(s3err.ErrNotImplemented) // a query of what is stored finds ciphertext
+		return s3err.GetAPIError(s3err.ErrNotImplemented) // a query would find only ciphertext
 	}
 	return b.fail(ctx, "restore", *in.Bucket, *in.Key, b.inner.RestoreObject(ctx, in))
 }

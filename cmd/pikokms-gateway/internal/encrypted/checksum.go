@@ -23,17 +23,18 @@ type checksum struct {
 	Value     string
 }
 
-// algorithms are the checksums of S3, by which the fields of its requests and answers are named.
+// algorithms has the checksum algorithms of S3. The fields of its requests and answers are named by
+// them.
 var algorithms = []types.ChecksumAlgorithm{
 	types.ChecksumAlgorithmCrc32, types.ChecksumAlgorithmCrc32c, types.ChecksumAlgorithmSha1, types.ChecksumAlgorithmSha256,
 	types.ChecksumAlgorithmCrc64nvme, types.ChecksumAlgorithmSha512, types.ChecksumAlgorithmMd5, types.ChecksumAlgorithmXxhash64,
 	types.ChecksumAlgorithmXxhash3, types.ChecksumAlgorithmXxhash128,
 }
 
-// checksumOf returns the checksum that a request or an answer of S3 has in its fields, and clears
-// these. The argument is a pointer to a struct.
-func checksumOf(fields any) (c checksum) {
-	if all := checksumsOf(fields); len(all) > 0 {
+// takeChecksum returns the checksum that is in the fields of a request or an answer of S3, and
+// clears these. The argument is a pointer to a struct.
+func takeChecksum(fields any) (c checksum) {
+	if all := checksumsIn(fields); len(all) > 0 {
 		c = all[0]
 	}
 	all := reflect.ValueOf(fields).Elem()
@@ -45,8 +46,8 @@ func checksumOf(fields any) (c checksum) {
 	return c
 }
 
-// checksumsOf returns the checksums that the fields have.
-func checksumsOf(fields any) (found []checksum) {
+// checksumsIn returns the checksums that are in the fields, and leaves them there.
+func checksumsIn(fields any) (found []checksum) {
 	all := reflect.ValueOf(fields).Elem()
 	for _, a := range algorithms {
 		field := all.FieldByName("Checksum" + string(a))
@@ -62,7 +63,7 @@ func checksumsOf(fields any) (found []checksum) {
 
 // put sets the fields of an answer of S3 to the checksum.
 func (c checksum) put(fields any) {
-	checksumOf(fields)
+	takeChecksum(fields)
 	all := reflect.ValueOf(fields).Elem()
 	if kind := all.FieldByName("ChecksumType"); kind.IsValid() {
 		switch {
@@ -77,29 +78,30 @@ func (c checksum) put(fields any) {
 	}
 }
 
-// content is the content of a request while it is verified.
-type content struct {
+// requestContent is the content of a request while it is verified.
+type requestContent struct {
 	source io.Reader
-	left   int64     // bytes that the request announced and that were not read
+	left   int64     // bytes that the request announced and that were not read yet
 	sum    *checksum // complete once source has ended
 	finish func() (value string)
-	asked  bool  // the client names the checksum
-	known  bool  // the checksum is known beforehand
-	kept   bool  // the checksum is kept though S3 learns it after the content
-	joined bool  // it comes from the parts of an upload
+	asked  bool  // the client named the algorithm
+	known  bool  // the checksum is known before the content is read
+	kept   bool  // the checksum is stored, though it is known only after the content
+	joined bool  // the content comes from the parts of an upload
 	err    error // the first error but io.EOF
 }
 
-// newContent returns the content of a request of size bytes. A checksum that the request states is
-// verified before io.EOF. The engine passes on whatever number X-Amz-Decoded-Content-Length has.
-func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*content, error) {
+// newContent returns the content of a request of size bytes, which may be negative: the engine
+// passes on whatever X-Amz-Decoded-Content-Length has. Read returns io.EOF only once it has
+// verified the checksum that the request states.
+func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*requestContent, error) {
 	if size < 0 {
 		return nil, s3err.APIError{Code: "InvalidArgument", Description: "The length of the content is negative.", HTTPStatusCode: http.StatusBadRequest}
 	}
-	c := &content{left: size, sum: &stated, asked: stated.Algorithm != "", known: stated.Value != ""}
+	c := &requestContent{left: size, sum: &stated, asked: stated.Algorithm != "", known: stated.Value != ""}
 	stated.Type = types.ChecksumTypeFullObject
 	trailing, ok := source.(middlewares.ChecksumReader)
-	source = decoded{source, b}
+	source = decodedContent{source, b}
 	if ok && trailing.Algorithm() != "" {
 		stated.Algorithm, c.asked, c.known = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm())), true, false
 		c.source, c.finish = source, trailing.Checksum
@@ -113,17 +115,17 @@ func (b *Backend) newContent(source io.Reader, size int64, stated checksum) (*co
 	return c, err
 }
 
-// decoded is a content that the engine may decode from aws-chunked. Its decoder panics at some
-// chunks, such as those of a negative size. That is the client's error, and is logged since it may
-// be one of the decoder.
-type decoded struct {
+// decodedContent is content that the engine may have to decode from aws-chunked. Its decoder panics
+// at some chunks, such as those of a negative size. The client gets an error for them. They are
+// also logged, since the decoder may be wrong.
+type decodedContent struct {
 	io.Reader
 	b *Backend
 }
 
-func (d decoded) Read(p []byte) (n int, err error) {
+func (d decodedContent) Read(p []byte) (n int, err error) {
 	defer func() {
-		failed := d.b.caught("decode the content of a request", recover())
+		failed := d.b.logPanic("decode the content of a request", recover())
 		if failed != nil || n < 0 || n > len(p) {
 			n, err = 0, s3err.GetAPIError(s3err.ErrIncompleteBody)
 		}
@@ -134,7 +136,7 @@ func (d decoded) Read(p []byte) (n int, err error) {
 // newHashReader returns a reader that verifies the checksum of what it reads, if there is one, and
 // a function that returns the checksum of what was read.
 func newHashReader(source io.Reader, stated checksum) (io.Reader, func() string, error) {
-	if stated.Algorithm == types.ChecksumAlgorithmCrc64nvme { // the engine's takes as long as all encryption
+	if stated.Algorithm == types.ChecksumAlgorithmCrc64nvme { // the engine's own takes as long as the encryption
 		r := &crc64Reader{source: source, stated: stated.Value, hash: crc64nvme.New()}
 		return r, r.sum, nil
 	}
@@ -163,7 +165,7 @@ func (r *crc64Reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *content) Read(p []byte) (int, error) {
+func (c *requestContent) Read(p []byte) (int, error) {
 	if c.err != nil {
 		return 0, c.err
 	}
@@ -171,7 +173,7 @@ func (c *content) Read(p []byte) (int, error) {
 	c.left -= int64(n)
 	switch {
 	case c.left < 0, err == io.EOF && c.left > 0, err == io.ErrUnexpectedEOF:
-		err = s3err.GetAPIError(s3err.ErrIncompleteBody) // a reader below turns a connection that broke into an end
+		err = s3err.GetAPIError(s3err.ErrIncompleteBody) // readers below turn a broken connection into io.EOF
 	case err == io.EOF:
 		c.sum.Value = c.finish()
 		return n, err
@@ -181,12 +183,12 @@ func (c *content) Read(p []byte) (int, error) {
 }
 
 // preread reads and verifies the whole content, so that its checksum is known.
-func (c *content) preread() error {
+func (c *requestContent) preread() error {
 	all := bytes.NewBuffer(make([]byte, 0, c.left+bytes.MinRead)) // of which ReadFrom needs the last bytes
 	if _, err := all.ReadFrom(c); err != nil {
 		return err
 	}
 	sum := *c.sum
-	*c = content{source: all, left: int64(all.Len()), sum: &sum, finish: func() string { return sum.Value }, known: true}
+	*c = requestContent{source: all, left: int64(all.Len()), sum: &sum, finish: func() string { return sum.Value }, known: true}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 
@@ -27,17 +28,17 @@ func (b *Backend) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMu
 		version string
 	}
 	// Clients repeat the request while the first one is under way.
-	flight := fmt.Sprintf("%s/%s/%s %v", aws.ToString(in.Bucket), aws.ToString(in.Key), aws.ToString(in.UploadId), tagsOf(in.MultipartUpload))
+	flight := fmt.Sprintf("%s/%s/%s %v", aws.ToString(in.Bucket), aws.ToString(in.Key), aws.ToString(in.UploadId), partTags(in.MultipartUpload))
 	done, err, _ := b.completing.Do(flight, func() (any, error) {
 		out, version, err := b.complete(ctx, in)
 		return result{out, version}, err
 	})
 	r, _ := done.(result)
-	r.out.Bucket, r.out.Key = in.Bucket, in.Key // the memory of another request's strings is used again
+	r.out.Bucket, r.out.Key = in.Bucket, in.Key // another request may have made the result, and its strings don't outlive it
 	return r.out, r.version, b.fail(ctx, "complete upload", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
 
-func tagsOf(u *types.CompletedMultipartUpload) (tags []string) {
+func partTags(u *types.CompletedMultipartUpload) (tags []string) {
 	if u == nil {
 		return nil
 	}
@@ -50,7 +51,7 @@ func tagsOf(u *types.CompletedMultipartUpload) (tags []string) {
 // complete completes an upload. If that fails, another request may have completed it.
 func (b *Backend) complete(ctx context.Context, in *s3.CompleteMultipartUploadInput) (s3response.CompleteMultipartUploadResult, string, error) {
 	out, version, err := b.completeOnce(ctx, in)
-	if err != nil && visible(in.Key) == nil {
+	if err != nil && checkKey(in.Key) == nil {
 		if done, version, ok := b.completed(ctx, in); ok {
 			return done, version, nil
 		}
@@ -87,7 +88,8 @@ func (b *Backend) completeOnce(ctx context.Context, in *s3.CompleteMultipartUplo
 	return out, version, nil
 }
 
-// checkWrite checks the conditions of a request before its work. They are checked again as it ends.
+// checkWrite checks the conditions of a request before its work begins. They are checked again when
+// it ends.
 func (b *Backend) checkWrite(ctx context.Context, in *s3.CompleteMultipartUploadInput) error {
 	if in.IfMatch == nil && in.IfNoneMatch == nil {
 		return nil
@@ -106,7 +108,7 @@ func (b *Backend) checkWrite(ctx context.Context, in *s3.CompleteMultipartUpload
 // completed returns the answer for an upload that was completed before, if the object is still the
 // one that it made.
 func (b *Backend) completed(ctx context.Context, in *s3.CompleteMultipartUploadInput) (out s3response.CompleteMultipartUploadResult, version string, ok bool) {
-	if !b.made(ctx, *in.Bucket, *in.Key, aws.ToString(in.UploadId)) {
+	if !b.wasMadeBy(ctx, *in.Bucket, *in.Key, aws.ToString(in.UploadId)) {
 		return out, "", false
 	}
 	head, err := b.headObject(ctx, &s3.HeadObjectInput{Bucket: in.Bucket, Key: in.Key, ChecksumMode: types.ChecksumModeEnabled})
@@ -114,14 +116,14 @@ func (b *Backend) completed(ctx context.Context, in *s3.CompleteMultipartUploadI
 		return out, "", false
 	}
 	out = s3response.CompleteMultipartUploadResult{Bucket: in.Bucket, Key: in.Key, ETag: head.ETag}
-	sum := checksumOf(head)
+	sum := takeChecksum(head)
 	sum.Type = head.ChecksumType
 	sum.put(&out)
 	return out, aws.ToString(head.VersionId), true
 }
 
-// made reports whether an object is the one that this upload made.
-func (b *Backend) made(ctx context.Context, bucket, key, id string) bool {
+// wasMadeBy reports whether an object is the one that this upload made.
+func (b *Backend) wasMadeBy(ctx context.Context, bucket, key, id string) bool {
 	head, err := b.inner.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &bucket, Key: &key, Range: aws.String("")})
 	if err != nil {
 		return false
@@ -130,7 +132,7 @@ func (b *Backend) made(ctx context.Context, bucket, key, id string) bool {
 	return id != "" && own[uploadName] == id
 }
 
-// choose finds the parts that a request names, and the checksum of the whole.
+// choose returns the parts that a request names, and the checksum of the whole.
 func choose(r *record, all []*donePart, in *s3.CompleteMultipartUploadInput) (chosen []*donePart, sum checksum, err error) {
 	named := in.MultipartUpload.Parts
 	if in.ChecksumType != "" && r.Type != in.ChecksumType {
@@ -159,7 +161,7 @@ func choose(r *record, all []*donePart, in *s3.CompleteMultipartUploadInput) (ch
 			return nil, sum, s3err.GetAPIError(s3err.ErrInvalidPartOrder)
 		}
 		last = n
-		found := find(all, n, aws.ToString(p.ETag))
+		found := findPart(all, n, aws.ToString(p.ETag))
 		if found == nil {
 			return nil, sum, s3err.GetInvalidPartErr(r.ID, n, aws.ToString(p.ETag))
 		}
@@ -186,7 +188,7 @@ func choose(r *record, all []*donePart, in *s3.CompleteMultipartUploadInput) (ch
 	}
 	sum = whole.sum()
 	request := *in
-	if stated := checksumOf(&request); r.Type != "" && stated.Algorithm == sum.Algorithm {
+	if stated := takeChecksum(&request); r.Type != "" && stated.Algorithm == sum.Algorithm {
 		if r.Type == types.ChecksumTypeComposite && !strings.Contains(stated.Value, "-") {
 			stated.Value = fmt.Sprintf("%s-%d", stated.Value, len(named))
 		}
@@ -197,8 +199,8 @@ func choose(r *record, all []*donePart, in *s3.CompleteMultipartUploadInput) (ch
 	return chosen, sum, nil
 }
 
-// find returns the part of this number and ETag, or else the last one of the number.
-func find(all []*donePart, number int32, tag string) (found *donePart) {
+// findPart returns the part of this number and ETag, or else the last one of the number.
+func findPart(all []*donePart, number int32, tag string) (found *donePart) {
 	for _, p := range all {
 		if p.number != number {
 			continue
@@ -210,9 +212,9 @@ func find(all []*donePart, number int32, tag string) (found *donePart) {
 	return found
 }
 
-// checkPart compares the checksum that a request names for a part.
+// checkPart compares a part with the checksum that a request names for it.
 func checkPart(r *record, found *donePart, named *types.CompletedPart) error {
-	stated := checksumsOf(named)
+	stated := checksumsIn(named)
 	if len(stated) > 1 {
 		var text strings.Builder
 		for _, sum := range stated {
@@ -220,10 +222,10 @@ func checkPart(r *record, found *donePart, named *types.CompletedPart) error {
 		}
 		return s3err.GetInvalidArgumentErr(s3err.InvalidArgChecksumPart, text.String())
 	}
-	wrong := s3err.GetInvalidPartErr(r.ID, found.number, aws.ToString(named.ETag))
+	invalidPart := s3err.GetInvalidPartErr(r.ID, found.number, aws.ToString(named.ETag))
 	switch {
 	case r.Type == "" && len(stated) > 0:
-		return wrong
+		return invalidPart
 	case r.Type == "":
 		return nil
 	case len(stated) == 0:
@@ -241,7 +243,7 @@ func checkPart(r *record, found *donePart, named *types.CompletedPart) error {
 			HTTPStatusCode: http.StatusBadRequest,
 		}
 	case stated[0].Value != found.checksum.Value:
-		return wrong
+		return invalidPart
 	}
 	return nil
 }
@@ -249,7 +251,7 @@ func checkPart(r *record, found *donePart, named *types.CompletedPart) error {
 // wholeSum computes the checksum of an object from those of its parts.
 type wholeSum struct {
 	checksum
-	own       bool // no checksum was asked for; the gateway has one of its own
+	own       bool // the client asked for no checksum, and the gateway computes one of its own
 	composite *utils.CompositeChecksumReader
 	parts     int
 }
@@ -299,16 +301,14 @@ func (b *Backend) join(ctx context.Context, r *record, k *Key, chosen []*donePar
 	put := r.Put
 	put.Bucket, put.Key, put.IfMatch, put.IfNoneMatch = in.Bucket, in.Key, in.IfMatch, in.IfNoneMatch
 	put.Metadata = make(map[string]string, len(r.Put.Metadata)+2)
-	for name, value := range r.Put.Metadata {
-		put.Metadata[name] = value
-	}
+	maps.Copy(put.Metadata, r.Put.Metadata)
 	put.Metadata[uploadName] = r.ID
 	if text := formatParts(sizes); text != "" {
 		put.Metadata[partsName] = text
 	}
 	parts := &joined{ctx: ctx, b: b, record: r, key: k, parts: chosen}
 	defer parts.Close()
-	body := &content{source: parts, left: total, sum: &sum, finish: func() string { return sum.Value }, known: true, joined: true}
+	body := &requestContent{source: parts, left: total, sum: &sum, finish: func() string { return sum.Value }, known: true, joined: true}
 	stored, err := b.store(ctx, k, r.Key, put, body, total)
 	if err != nil {
 		return out, "", err
@@ -354,14 +354,14 @@ func (j *joined) Read(p []byte) (int, error) {
 			}
 			return n, nil
 		case err == io.EOF || j.left < 0:
-			return n, fmt.Errorf("part %d: %w", j.parts[0].number, invalid)
+			return n, fmt.Errorf("part %d: %w", j.parts[0].number, errInvalid)
 		case n > 0 || err != nil:
 			return n, err
 		}
 	}
 }
 
-// open opens a part, which must be the message that was stored as this part.
+// open opens a part. It must be the very message that was stored as the part.
 func (j *joined) open(p *donePart) error {
 	name := partName(j.record.ID, p.number, p.try)
 	out, err := j.b.inner.GetObject(j.ctx, &s3.GetObjectInput{Bucket: &j.record.Bucket, Key: &name, Range: aws.String("")})
@@ -374,7 +374,7 @@ func (j *joined) open(p *donePart) error {
 		return err
 	}
 	if read, ok := j.content.(*message.DecryptReader); !ok || read.Header() == nil || !bytes.Equal(read.Header().MessageID, p.messageID) {
-		return invalid
+		return errInvalid
 	}
 	return nil
 }

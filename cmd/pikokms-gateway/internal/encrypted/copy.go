@@ -19,20 +19,20 @@ import (
 // "CopyObject").
 const maxCopy = 5 << 30
 
-// conditions are those that the request for a copy states for its source.
+// conditions are those that a request for a copy states for its source.
 type conditions struct {
 	match, noneMatch               *string
 	modifiedSince, unmodifiedSince *time.Time
 }
 
-// source is the object that is copied.
-type source struct {
+// copiedObject is the object that is copied.
+type copiedObject struct {
 	bucket, key, version string
 	head                 *s3.HeadObjectOutput // as clients see it
 }
 
-// copySource finds the object that is copied.
-func (b *Backend) copySource(ctx context.Context, text string, owner *string, c conditions) (*source, error) {
+// copySource returns the object that a request copies, if its conditions hold.
+func (b *Backend) copySource(ctx context.Context, text string, owner *string, c conditions) (*copiedObject, error) {
 	bucket, key, version, err := backend.ParseCopySource(text)
 	if err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func (b *Backend) copySource(ctx context.Context, text string, owner *string, c 
 	}
 	head, err := b.headObject(ctx, in)
 	if err != nil {
-		return nil, b.missing(ctx, &bucket, err)
+		return nil, b.nameMissing(ctx, &bucket, err)
 	}
 	err = backend.EvaluatePreconditions(aws.ToString(head.ETag), aws.ToTime(head.LastModified), backend.PreConditions{
 		IfMatch: c.match, IfNoneMatch: c.noneMatch, IfModSince: c.modifiedSince, IfUnmodeSince: c.unmodifiedSince,
@@ -64,11 +64,11 @@ func (b *Backend) copySource(ctx context.Context, text string, owner *string, c 
 	if err != nil {
 		return nil, err
 	}
-	return &source{bucket, key, version, head}, nil
+	return &copiedObject{bucket, key, version, head}, nil
 }
 
 // copyContent returns the content of an object that is copied, or a range of it, and its size.
-func (b *Backend) copyContent(ctx context.Context, from *source, ranged string) (io.ReadCloser, int64, error) {
+func (b *Backend) copyContent(ctx context.Context, from *copiedObject, ranged string) (io.ReadCloser, int64, error) {
 	size := aws.ToInt64(from.head.ContentLength)
 	start, length, err := backend.ParseCopySourceRange(size, ranged)
 	if err != nil {
@@ -100,7 +100,7 @@ func (b *Backend) CopyObject(ctx context.Context, in s3response.CopyObjectInput)
 }
 
 func (b *Backend) copyObject(ctx context.Context, in s3response.CopyObjectInput) (out s3response.CopyObjectOutput, err error) {
-	if err := visible(in.Key); err != nil {
+	if err := checkKey(in.Key); err != nil {
 		return out, err
 	}
 	from, err := b.copySource(ctx, *in.CopySource, in.ExpectedSourceBucketOwner, conditions{in.CopySourceIfMatch, in.CopySourceIfNoneMatch, in.CopySourceIfModifiedSince, in.CopySourceIfUnmodifiedSince})
@@ -131,7 +131,7 @@ func (b *Backend) copyObject(ctx context.Context, in s3response.CopyObjectInput)
 		return out, err
 	}
 	head := *from.head
-	sum := checksumOf(&head)
+	sum := takeChecksum(&head)
 	switch put.ChecksumAlgorithm {
 	case "", sum.Algorithm:
 		put.ChecksumAlgorithm = sum.Algorithm
@@ -151,14 +151,14 @@ func (b *Backend) copyObject(ctx context.Context, in s3response.CopyObjectInput)
 	}
 	now := time.Now().UTC()
 	result := &s3response.CopyObjectResult{ETag: &done.ETag, LastModified: &now}
-	sum = checksumOf(&done)
+	sum = takeChecksum(&done)
 	sum.Type = done.ChecksumType
 	sum.put(result)
 	return s3response.CopyObjectOutput{CopyObjectResult: result, VersionId: &done.VersionID, CopySourceVersionId: &from.version}, nil
 }
 
 // tagging returns an object's tags as a request states them.
-func (b *Backend) tagging(ctx context.Context, from *source) (*string, error) {
+func (b *Backend) tagging(ctx context.Context, from *copiedObject) (*string, error) {
 	if aws.ToInt32(from.head.TagCount) == 0 {
 		return aws.String(""), nil
 	}

@@ -37,16 +37,16 @@ type Config struct {
 	Logger *slog.Logger // for errors that clients see as internal ones; nil means none
 }
 
-// Backend encrypts. It keeps nothing in memory that must not be lost, so several Backends can work
-// on one inner backend.
+// Backend is a backend that encrypts. What it keeps in memory can be lost, so several Backends can
+// work on one inner backend.
 type Backend struct {
 	backend.BackendUnsupported
 	inner    backend.Backend
 	isFolder bool // inner is a folder of the file system
 	config   Config
 
-	records    lately[knownRecord]
-	known      lately[described]
+	records    recentCache[knownRecord]
+	known      recentCache[description]
 	describing *semaphore.Weighted // requests of listings
 	buffered   *semaphore.Weighted // bytes of content that is held in memory
 	completing singleflight.Group
@@ -62,7 +62,7 @@ func New(inner backend.Backend, c Config) *Backend {
 	return &Backend{
 		inner: inner, isFolder: isFolder, config: c, buffered: semaphore.NewWeighted(maxAllBuffered),
 		joining: semaphore.NewWeighted(maxJoining), describing: semaphore.NewWeighted(allListingRequests),
-		records: lately[knownRecord]{most: maxRecords}, known: lately[described]{most: maxDescribed},
+		records: recentCache[knownRecord]{most: maxRecords}, known: recentCache[description]{most: maxDescribed},
 	}
 }
 
@@ -78,43 +78,43 @@ func (b *Backend) String() string { return "encrypted " + b.inner.String() }
 // Shutdown shuts the inner backend down.
 func (b *Backend) Shutdown() { b.inner.Shutdown() }
 
-// NormalizeObjectKey returns the one name of all that name the same object.
+// NormalizeObjectKey returns the same name for all keys that name the same object.
 func (b *Backend) NormalizeObjectKey(bucket, object string) string {
 	return b.inner.NormalizeObjectKey(bucket, object)
 }
 
-// hidden is the prefix of what the gateway itself stores in a bucket. No client reaches it.
-const hidden = ".pikokms/"
+// hiddenPrefix is the prefix of what the gateway itself stores in a bucket. No client reaches it.
+const hiddenPrefix = ".pikokms/"
 
-// visible refuses the name of an object that is the gateway's own, or that leads out of its bucket.
-// The engine checks only names in URLs, so a list of objects to delete may have any.
-func visible(key *string) error {
+// checkKey refuses a key that is the gateway's own, or that leads out of its bucket. The engine
+// checks only keys in URLs, so a list of objects to delete may have any.
+func checkKey(key *string) error {
 	if key == nil {
 		return s3err.GetAPIError(s3err.ErrNoSuchKey)
 	}
 	inBucket := path.Join(".", *key) // as a folder behind reads it
 	switch {
 	case inBucket == "." || inBucket == ".." || strings.HasPrefix(inBucket, "../"):
-		return outside
-	case strings.HasPrefix(inBucket+"/", hidden):
+		return errOutside
+	case strings.HasPrefix(inBucket+"/", hiddenPrefix):
 		return s3err.GetAPIError(s3err.ErrAccessDenied)
 	}
 	return nil
 }
 
-// served refuses what visible does, and an object of a place without a key.
-func (b *Backend) served(bucket string, key *string) error {
-	if err := visible(key); err != nil {
+// checkServed refuses the keys that checkKey refuses, and those of a place without a KEY.
+func (b *Backend) checkServed(bucket string, key *string) error {
+	if err := checkKey(key); err != nil {
 		return err
 	}
 	_, _, err := b.key(bucket, *key)
 	return err
 }
 
-// key returns the key of an object, and the name by which the object is known to it.
+// key returns the Key of an object, and the name by which the Key knows the object.
 //
-// The strings of a request lie in memory that the engine uses again for the next one, so what may
-// outlive the request must be cloned.
+// The strings of a request lie in memory that the engine uses again for the next request, so those
+// that may outlive it are cloned.
 func (b *Backend) key(bucket, key string) (*Key, string, error) {
 	name := strings.Clone(b.inner.NormalizeObjectKey(bucket, key))
 	place := name
@@ -123,18 +123,18 @@ func (b *Backend) key(bucket, key string) (*Key, string, error) {
 	}
 	k, err := b.config.Keys(strings.Clone(bucket), place)
 	if err == nil && k == nil {
-		err = keyless
+		err = errNoKey
 	}
 	return k, name, err
 }
 
-// failures are the errors of S3 that clients see, by the errors that they stand for.
-var failures = []struct {
+// clientErrors has the errors that clients see in place of others.
+var clientErrors = []struct {
 	is  error
 	api s3err.APIError
 }{
-	{service.ErrBreakerOpen, unavailable},
-	{provider.ErrProviderUnavailable, unavailable},
+	{service.ErrBreakerOpen, errUnavailable},
+	{provider.ErrProviderUnavailable, errUnavailable},
 	{branchkey.ErrDestroyed, s3err.APIError{Code: "KMS.KMSInvalidStateException", Description: "The branch key was destroyed.", HTTPStatusCode: http.StatusBadRequest}},
 	{provider.ErrKeyDisabled, s3err.APIError{Code: "KMS.DisabledException", Description: "The key is disabled.", HTTPStatusCode: http.StatusBadRequest}},
 	{provider.ErrKeyPendingDeletion, s3err.APIError{Code: "KMS.KMSInvalidStateException", Description: "The key is pending deletion.", HTTPStatusCode: http.StatusBadRequest}},
@@ -142,11 +142,11 @@ var failures = []struct {
 	{provider.ErrUntrustedKey, s3err.APIError{Code: "AccessDenied", Description: "The object is encrypted under a key that the gateway is not configured for.", HTTPStatusCode: http.StatusForbidden}},
 	{provider.ErrAccessDenied, s3err.APIError{Code: "AccessDenied", Description: "The key service does not let the gateway use the key.", HTTPStatusCode: http.StatusForbidden}},
 	{pikokms.ErrNotSeekable, s3err.APIError{Code: "NotImplemented", Description: "The object can only be read as a whole, since it was compressed or signed by another program.", HTTPStatusCode: http.StatusNotImplemented}},
-	{pikokms.ErrPlaintext, invalid},
+	{pikokms.ErrPlaintext, errInvalid},
 	{pikokms.ErrNotObject, s3err.APIError{Code: "InvalidObjectState", Description: "The stored message is no object of pikokms: another program wrote it. Decrypt it with that, and put it anew.", HTTPStatusCode: http.StatusForbidden}},
 	{provider.ErrContextMismatch, s3err.APIError{Code: "InvalidObjectState", Description: "The encryption context of the stored object is not that of its place: it belongs to another name or place, or another program stored it without the pairs of its place.", HTTPStatusCode: http.StatusForbidden}},
-	{provider.ErrDecryptionFailed, invalid},
-	{provider.ErrInvalidCiphertext, invalid},
+	{provider.ErrDecryptionFailed, errInvalid},
+	{provider.ErrInvalidCiphertext, errInvalid},
 	{header.ErrInvalidContext, s3err.APIError{Code: "InvalidArgument", Description: "The encryption context can't have this name.", HTTPStatusCode: http.StatusBadRequest}},
 	{pikokms.ErrChanged, s3err.APIError{Code: "OperationAborted", Description: "The object was replaced while it was read.", HTTPStatusCode: http.StatusConflict}},
 	{syscall.ENAMETOOLONG, s3err.GetAPIError(s3err.ErrKeyTooLong)}, // of a folder
@@ -154,10 +154,10 @@ var failures = []struct {
 }
 
 var (
-	unavailable = s3err.APIError{Code: "ServiceUnavailable", Description: "The key service can't be reached. Please try again.", HTTPStatusCode: http.StatusServiceUnavailable}
-	keyless     = s3err.APIError{Code: "AccessDenied", Description: "The gateway has no key for this place.", HTTPStatusCode: http.StatusForbidden}
-	outside     = s3err.APIError{Code: "InvalidArgument", Description: "The key leads out of its bucket.", HTTPStatusCode: http.StatusBadRequest}
-	invalid     = s3err.APIError{Code: "InvalidObjectState", Description: "The stored object is not what the gateway wrote there: it is not encrypted, or was changed.", HTTPStatusCode: http.StatusForbidden}
+	errUnavailable = s3err.APIError{Code: "ServiceUnavailable", Description: "The key service can't be reached. Please try again.", HTTPStatusCode: http.StatusServiceUnavailable}
+	errNoKey       = s3err.APIError{Code: "AccessDenied", Description: "The gateway has no key for this place.", HTTPStatusCode: http.StatusForbidden}
+	errOutside     = s3err.APIError{Code: "InvalidArgument", Description: "The key leads out of its bucket.", HTTPStatusCode: http.StatusBadRequest}
+	errInvalid     = s3err.APIError{Code: "InvalidObjectState", Description: "The stored object is not what the gateway wrote there: it is not encrypted, or was changed.", HTTPStatusCode: http.StatusForbidden}
 )
 
 // fail turns an error into S3's own, if there is one.
@@ -169,7 +169,7 @@ func (b *Backend) fail(ctx context.Context, doing, bucket, key string, err error
 		return own
 	}
 	b.config.Logger.ErrorContext(ctx, doing, "bucket", bucket, "key", key, "error", err)
-	for _, f := range failures {
+	for _, f := range clientErrors {
 		if errors.Is(err, f.is) {
 			return f.api
 		}

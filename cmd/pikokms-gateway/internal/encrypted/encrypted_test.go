@@ -91,7 +91,7 @@ type bucket struct {
 	keys *keyService
 }
 
-// newBucket makes a bucket, which inner holds.
+// newBucket makes a bucket in inner.
 func newBucket(t testing.TB, inner backend.Backend, options ...pikokms.Option) *bucket {
 	t.Helper()
 	keys := newKeyService(t)
@@ -121,7 +121,7 @@ func (b *bucket) get(key, byteRange string) ([]byte, error) {
 	return content, errors.Join(err, out.Body.Close())
 }
 
-// list returns the keys of all pages of a listing of this many objects.
+// list returns the keys of all pages of a listing, which have so many objects each.
 func (b *bucket) list(most int32) (keys []string) {
 	in := &s3.ListObjectsV2Input{Bucket: &b.name, MaxKeys: &most, ContinuationToken: aws.String(""), StartAfter: aws.String(""), Prefix: aws.String(""), Delimiter: aws.String("")}
 	for {
@@ -138,7 +138,7 @@ func (b *bucket) list(most int32) (keys []string) {
 	}
 }
 
-// files returns what lies in the bucket behind, by its path.
+// files returns the objects of the bucket behind, by their paths.
 func (b *bucket) files() map[string][]byte {
 	all := make(map[string][]byte)
 	require.NoError(b.t, filepath.WalkDir(b.name, func(path string, d fs.DirEntry, err error) error {
@@ -218,7 +218,7 @@ func mustLocal(t testing.TB) provider.Provider {
 }
 
 // TestNothingIsServedUnverified changes and cuts what is stored. Clients get an error, or less than
-// was announced; never something else, and never all of what is left.
+// was announced. They never get anything else, nor all that is left of a cut object.
 func TestNothingIsServedUnverified(t *testing.T) {
 	b := newBucket(t, behind)
 	content := random(3*65_536 + 500)
@@ -264,7 +264,8 @@ func TestNothingIsServedUnverified(t *testing.T) {
 	try("longer", append(slices.Clone(stored), 0))
 	try("frames swapped", slices.Concat(stored[:body], stored[body+frame:body+2*frame], stored[body:body+frame], stored[body+2*frame:]))
 
-	// A cut at a frame has a size that a shorter message also has, so only its end tells.
+	// A message that is cut at a frame has the size of a shorter message, so only its end shows the
+	// cut.
 	require.NoError(t, os.WriteFile(path, stored[:body+2*frame], 0o600))
 	out, err := b.GetObject(t.Context(), &s3.GetObjectInput{Bucket: &b.name, Key: aws.String("a"), Range: aws.String("")})
 	require.NoError(t, err)

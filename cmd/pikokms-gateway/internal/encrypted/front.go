@@ -16,9 +16,9 @@ import (
 // Options are what the engine's server needs for a Backend.
 func Options() []s3api.Option {
 	return []s3api.Option{
-		s3api.WithMiddleware("/", controllers.WrapMiddleware(refuse, nil, nil)),
+		s3api.WithMiddleware("/", controllers.WrapMiddleware(refuseForeignKeys, nil, nil)),
 		s3api.WithMiddleware("/", patience{15 * time.Second, 15 * time.Second}.handle),
-		s3api.WithMiddleware("/", date),
+		s3api.WithMiddleware("/", correctDate),
 	}
 }
 
@@ -30,8 +30,8 @@ var foreignKeys = []string{
 	"X-Amz-Server-Side-Encryption-Aws-Kms-Key-Id",
 }
 
-// refuse refuses what the engine would ignore.
-func refuse(ctx fiber.Ctx) error {
+// refuseForeignKeys refuses requests with headers that the engine would ignore.
+func refuseForeignKeys(ctx fiber.Ctx) error {
 	for _, name := range foreignKeys {
 		if ctx.Get(name) != "" {
 			return s3err.GetNotImplementedErr(name, s3err.NmpAdditionalMessage("The gateway chooses the key."))
@@ -40,9 +40,9 @@ func refuse(ctx fiber.Ctx) error {
 	return nil
 }
 
-// date corrects the time of an answer to GetObjectAttributes. The engine does not write it as HTTP
-// has it (RFC 9110, section 5.6.7), so AWS's SDK for Java could not read the answer.
-func date(ctx fiber.Ctx) error {
+// correctDate corrects the time in an answer to GetObjectAttributes. The engine does not write it
+// as HTTP requires (RFC 9110, section 5.6.7), so AWS's SDK for Java could not read the answer.
+func correctDate(ctx fiber.Ctx) error {
 	const name = "Last-Modified"
 	err := ctx.Next()
 	header := &ctx.Response().Header
@@ -56,7 +56,7 @@ func date(ctx fiber.Ctx) error {
 // longer than clients wait for an answer, 60 seconds by default. As in S3, the answer then begins
 // with status 200 and white space, and may end in an error (Amazon S3 API Reference,
 // "CompleteMultipartUpload").
-type patience struct{ first, each time.Duration }
+type patience struct{ first, interval time.Duration }
 
 // writeTimeout bounds one write to a client that no longer reads.
 const writeTimeout = 10 * time.Second
@@ -66,46 +66,46 @@ func (p patience) handle(ctx fiber.Ctx) error {
 		return ctx.Next()
 	}
 	connection := ctx.RequestCtx().Conn()
-	ended, began := make(chan struct{}), make(chan bool, 1)
+	ended, wasStarted := make(chan struct{}), make(chan bool, 1)
 	go func() {
-		timer, some := time.NewTimer(p.first), false
+		timer, started := time.NewTimer(p.first), false
 		defer timer.Stop()
 		for {
 			select {
 			case <-ended:
-				began <- some
+				wasStarted <- started
 				return
 			case <-timer.C:
 			}
 			text := chunk([]byte(" "))
-			if !some {
-				some = true
+			if !started {
+				started = true
 				text = []byte("HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
-				text = append(text, chunk(declaration)...)
+				text = append(text, chunk(xmlDeclaration)...)
 			}
 			send(connection, text) // if the client is gone, the upload is completed nevertheless
-			timer.Reset(p.each)
+			timer.Reset(p.interval)
 		}
 	}()
 	err := func() error {
 		defer close(ended) // also if the engine panics
 		return ctx.Next()
 	}()
-	if !<-began {
+	if !<-wasStarted {
 		return err
 	}
 	body := ctx.Response().Body()
 	if err != nil {
 		body = s3err.GetAPIError(s3err.ErrInternalError).XMLBody("", "")
 	}
-	send(connection, append(chunk(bytes.TrimPrefix(body, declaration)), "0\r\n\r\n"...))
+	send(connection, append(chunk(bytes.TrimPrefix(body, xmlDeclaration)), "0\r\n\r\n"...))
 	ctx.RequestCtx().HijackSetNoResponse(true)
 	ctx.RequestCtx().Hijack(func(net.Conn) {}) // which closes the connection
 	return nil
 }
 
-// declaration is what each answer in XML begins with.
-var declaration = []byte(`<?xml version="1.0" encoding="UTF-8"?>` + "\n")
+// xmlDeclaration begins each answer in XML.
+var xmlDeclaration = []byte(`<?xml version="1.0" encoding="UTF-8"?>` + "\n")
 
 // chunk returns a chunk of an answer (RFC 9112, section 7.1).
 func chunk(content []byte) []byte {

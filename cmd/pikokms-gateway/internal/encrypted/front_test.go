@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestClientsAreKeptWaiting reads the answer for an upload that takes longer than the client's
-// patience, as its bytes are.
+// TestClientsAreKeptWaiting reads, byte by byte, the answer for an upload that takes longer than
+// the client waits.
 func TestClientsAreKeptWaiting(t *testing.T) {
 	app := fiber.New()
 	app.Use(recover.New())
@@ -25,12 +25,12 @@ func TestClientsAreKeptWaiting(t *testing.T) {
 	wait := make(chan struct{})
 	answer := func(c fiber.Ctx) error {
 		<-wait
-		return c.Status(http.StatusOK).Send(append(append([]byte{}, declaration...), "<Done/>"...))
+		return c.Status(http.StatusOK).Send(append(append([]byte{}, xmlDeclaration...), "<Done/>"...))
 	}
 	app.Post("/b/slow", answer)
 	app.Post("/b/fails", func(c fiber.Ctx) error {
 		<-wait
-		return c.Status(http.StatusBadRequest).Send(append(append([]byte{}, declaration...), "<Error/>"...))
+		return c.Status(http.StatusBadRequest).Send(append(append([]byte{}, xmlDeclaration...), "<Error/>"...))
 	})
 	app.Post("/b/panics", func(fiber.Ctx) error { panic("the engine has a fault") })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,10 +46,10 @@ func TestClientsAreKeptWaiting(t *testing.T) {
 		response, err := http.ReadResponse(bufio.NewReader(connection), nil)
 		require.NoError(t, err)
 		require.Equal(t, http.StatusOK, response.StatusCode)
-		start := make([]byte, len(declaration)+3)
+		start := make([]byte, len(xmlDeclaration)+3)
 		_, err = io.ReadFull(response.Body, start)
 		require.NoError(t, err)
-		require.Equal(t, string(declaration)+"   ", string(start))
+		require.Equal(t, string(xmlDeclaration)+"   ", string(start))
 		wait <- struct{}{}
 		rest, err := io.ReadAll(response.Body)
 		require.NoError(t, err)

@@ -21,16 +21,16 @@ import (
 	"piko.sh/pikokms/transfer"
 )
 
-// HeadObject returns what GetObject would, without the content. It asks the key service only for a
-// checksum, so the size can be trusted only as far as what the inner backend reports of the stored
-// object.
+// HeadObject returns what GetObject would, without the content. It asks the key service only to
+// open a checksum, so the size is only as trustworthy as what the inner backend reports of the
+// stored object.
 func (b *Backend) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
 	out, err := b.headObject(ctx, in)
 	return out, b.fail(ctx, "head", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
 
 func (b *Backend) headObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
-	if err := visible(in.Key); err != nil {
+	if err := checkKey(in.Key); err != nil {
 		return nil, err
 	}
 	k, name, err := b.key(*in.Bucket, *in.Key)
@@ -55,7 +55,7 @@ func (b *Backend) headObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.H
 		return nil, err
 	}
 	if stored > 0 || !isFolder(in.Key) {
-		checksumOf(out)
+		takeChecksum(out)
 		out.ChecksumType = ""
 	}
 	if in.ChecksumMode == types.ChecksumModeEnabled && part.length == size && own[sealedName] != "" {
@@ -94,10 +94,10 @@ func (b *Backend) size(ctx context.Context, k *Key, bucket, key, version *string
 	return opened.Size(), nil
 }
 
-// checksum returns the checksum that is sealed with the object of a head, or none.
+// checksum returns the checksum that is sealed with the object of head, or an empty one.
 func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key, version *string, head *s3.HeadObjectOutput, own map[string]string) (sum checksum, err error) {
-	ctx, data := showing(ctx)
-	defer func() { err = errors.Join(err, data.Close()) }()
+	ctx, dataKey := keepDataKey(ctx)
+	defer func() { err = errors.Join(err, dataKey.Close()) }()
 	stored, err := b.open(ctx, bucket, key, &s3.GetObjectInput{VersionId: version, IfMatch: bare(head.ETag)})
 	if err != nil {
 		return checksum{}, err
@@ -112,15 +112,15 @@ func (b *Backend) checksum(ctx context.Context, k *Key, name string, bucket, key
 	if !ok || read.Header() == nil {
 		return checksum{}, nil
 	}
-	return data.checksum(read.Header(), own[sealedName]), nil
+	return dataKey.checksum(read.Header(), own[sealedName]), nil
 }
 
 // isFolder reports whether a key is that of a folder marker, an empty object that stands for a
 // folder.
 func isFolder(key *string) bool { return strings.HasSuffix(*key, "/") }
 
-// folderMode returns the checksum mode of a request to the inner backend. That backend knows the
-// checksum of a folder marker, which is stored as it is.
+// folderMode returns the checksum mode of a request to the inner backend. Only of a folder marker,
+// which is not encrypted, does that backend know a checksum for clients.
 func folderMode(key *string, mode types.ChecksumMode) types.ChecksumMode {
 	if isFolder(key) {
 		return mode
@@ -128,9 +128,9 @@ func folderMode(key *string, mode types.ChecksumMode) types.ChecksumMode {
 	return ""
 }
 
-// checksum opens the checksum that is sealed with a message. There is none if it was changed, or if
+// checksum opens the checksum that is sealed with a message. It is empty if it was changed, or if
 // another program wrote the object.
-func (s *shown) checksum(h *header.Header, text string) checksum {
+func (s *keptDataKey) checksum(h *header.Header, text string) checksum {
 	if text == "" {
 		return checksum{}
 	}
@@ -155,13 +155,13 @@ func (b *Backend) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.Get
 	if err != nil {
 		cancel()
 	} else {
-		out.Body = &answer{out.Body, b, strings.Clone(*in.Bucket), strings.Clone(*in.Key), cancel}
+		out.Body = &answerBody{out.Body, b, strings.Clone(*in.Bucket), strings.Clone(*in.Key), cancel}
 	}
 	return out, b.fail(ctx, "get", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
 
 func (b *Backend) getObject(ctx, reading context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
-	if err := visible(in.Key); err != nil {
+	if err := checkKey(in.Key); err != nil {
 		return nil, err
 	}
 	k, name, err := b.key(*in.Bucket, *in.Key)
@@ -180,8 +180,8 @@ func (b *Backend) getObject(ctx, reading context.Context, in *s3.GetObjectInput)
 	return b.getPart(ctx, reading, k, name, in)
 }
 
-// asked returns the request to the inner backend that takes the place of a client's.
-func asked(in *s3.GetObjectInput, byteRange string) *s3.GetObjectInput {
+// innerRequest returns a client's request as it is passed on to the inner backend.
+func innerRequest(in *s3.GetObjectInput, byteRange string) *s3.GetObjectInput {
 	inner := *in
 	inner.Range, inner.PartNumber, inner.ChecksumMode = &byteRange, nil, folderMode(in.Key, in.ChecksumMode)
 	inner.IfMatch, inner.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
@@ -190,7 +190,7 @@ func asked(in *s3.GetObjectInput, byteRange string) *s3.GetObjectInput {
 
 // getWhole gets an object from its beginning to its end, by one request.
 func (b *Backend) getWhole(ctx, reading context.Context, k *Key, name string, in *s3.GetObjectInput) (_ *s3.GetObjectOutput, err error) {
-	out, err := b.inner.GetObject(reading, asked(in, ""))
+	out, err := b.inner.GetObject(reading, innerRequest(in, ""))
 	if err != nil {
 		return out, err
 	}
@@ -205,23 +205,23 @@ func (b *Backend) getWhole(ctx, reading context.Context, k *Key, name string, in
 	own, others := ownMetadata(out.Metadata)
 	stored, size := aws.ToInt64(out.ContentLength), int64(0)
 	if stored > 0 || !isFolder(in.Key) {
-		checksumOf(out)
+		takeChecksum(out)
 		out.ChecksumType = ""
-		ctx, data := showing(ctx)
-		defer func() { err = errors.Join(err, data.Close()) }()
+		ctx, dataKey := keepDataKey(ctx)
+		defer func() { err = errors.Join(err, dataKey.Close()) }()
 		var content io.Reader
 		content, size, err = k.decrypt(ctx, name, out.Body, stored)
 		if err != nil {
 			return nil, err
 		}
-		if size < 0 { // another program compressed it; opened for random access, it shows its size
+		if size < 0 { // another program compressed it, so its size shows only in random access
 			if err := out.Body.Close(); err != nil {
 				return nil, err
 			}
 			return b.getPart(ctx, reading, k, name, in)
 		}
 		if read, ok := content.(*message.DecryptReader); ok && read.Header() != nil && in.ChecksumMode == types.ChecksumModeEnabled {
-			data.checksum(read.Header(), own[sealedName]).put(out)
+			dataKey.checksum(read.Header(), own[sealedName]).put(out)
 		}
 		out.Body = &verified{content, out.Body, size}
 	}
@@ -232,9 +232,9 @@ func (b *Backend) getWhole(ctx, reading context.Context, k *Key, name string, in
 
 // getPart gets a range of an object, or a part by its number.
 func (b *Backend) getPart(ctx, reading context.Context, k *Key, name string, in *s3.GetObjectInput) (_ *s3.GetObjectOutput, err error) {
-	ctx, data := showing(ctx)
-	defer func() { err = errors.Join(err, data.Close()) }()
-	stored, err := b.open(reading, in.Bucket, in.Key, asked(in, ""))
+	ctx, dataKey := keepDataKey(ctx)
+	defer func() { err = errors.Join(err, dataKey.Close()) }()
+	stored, err := b.open(reading, in.Bucket, in.Key, innerRequest(in, ""))
 	if err != nil {
 		return nil, err
 	}
@@ -257,7 +257,7 @@ func (b *Backend) getPart(ctx, reading context.Context, k *Key, name string, in 
 		return nil, err
 	}
 	if stored.Size() > 0 || !isFolder(in.Key) {
-		checksumOf(out)
+		takeChecksum(out)
 		out.ChecksumType = ""
 	}
 	if in.ChecksumMode == types.ChecksumModeEnabled && part.length == size && own[sealedName] != "" {
@@ -265,7 +265,7 @@ func (b *Backend) getPart(ctx, reading context.Context, k *Key, name string, in 
 		if err != nil {
 			return nil, err
 		}
-		data.checksum(h, own[sealedName]).put(out)
+		dataKey.checksum(h, own[sealedName]).put(out)
 	}
 	stored.Expect(part.length)
 	out.Body = &section{io.NewSectionReader(content, part.start, part.length), content}
@@ -274,14 +274,14 @@ func (b *Backend) getPart(ctx, reading context.Context, k *Key, name string, in 
 	return out, nil
 }
 
-// stored is an object of the inner backend, which is open for random access.
-type stored struct {
+// storedObject is an object of the inner backend that is open for random access.
+type storedObject struct {
 	*transfer.RangeObject
 	first *s3.GetObjectOutput // the first answer, whose body was read
 	file  io.Closer           // of a folder behind, or nil
 }
 
-func (s *stored) Close() error {
+func (s *storedObject) Close() error {
 	err := s.RangeObject.Close()
 	if s.file != nil {
 		err = errors.Join(err, s.file.Close())
@@ -289,29 +289,29 @@ func (s *stored) Close() error {
 	return err
 }
 
-// openFile returns the object that a folder answers a request with, whose file is open.
-func openFile(answer *s3.GetObjectOutput, file io.ReaderAt) (*stored, error) {
-	size := aws.ToInt64(answer.ContentLength)
+// openFile returns the object of an answer of a folder, whose body is an open file.
+func openFile(out *s3.GetObjectOutput, file io.ReaderAt) (*storedObject, error) {
+	size := aws.ToInt64(out.ContentLength)
 	start := make([]byte, min(size, transfer.ProbeSize))
 	if _, err := io.ReadFull(io.NewSectionReader(file, 0, size), start); err != nil {
-		return nil, errors.Join(err, answer.Body.Close())
+		return nil, errors.Join(err, out.Body.Close())
 	}
 	fetch := func(offset, length int64) (io.ReadCloser, error) {
 		return io.NopCloser(io.NewSectionReader(file, offset, length)), nil
 	}
-	return &stored{transfer.NewRangeObject(size, aws.ToTime(answer.LastModified), start, fetch), answer, answer.Body}, nil
+	return &storedObject{transfer.NewRangeObject(size, aws.ToTime(out.LastModified), start, fetch), out, out.Body}, nil
 }
 
 // open opens an object of the inner backend, by a request for its beginning with the conditions of
 // in.
-func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjectInput) (_ *stored, err error) {
+func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjectInput) (_ *storedObject, err error) {
 	request := *in
 	request.Bucket, request.Key, request.Range = bucket, key, byteRange(0, transfer.ProbeSize)
 	if b.isFolder { // which then answers with a file
 		request.Range = aws.String("")
 	}
 	first, err := b.inner.GetObject(ctx, &request)
-	if invalid, ok := errors.AsType[s3err.S3Error](err); ok && invalid.StatusCode() == 416 { // it is empty
+	if answered, ok := errors.AsType[s3err.S3Error](err); ok && answered.StatusCode() == 416 { // it is empty
 		request.Range = aws.String("")
 		first, err = b.inner.GetObject(ctx, &request)
 	}
@@ -346,7 +346,7 @@ func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjec
 		out, err := b.inner.GetObject(ctx, &s3.GetObjectInput{
 			Bucket: bucket, Key: key, VersionId: in.VersionId, Range: byteRange(offset, length), IfMatch: version,
 		})
-		if changed, ok := errors.AsType[s3err.S3Error](err); ok && (changed.StatusCode() == 412 || changed.StatusCode() == 416) {
+		if answered, ok := errors.AsType[s3err.S3Error](err); ok && (answered.StatusCode() == 412 || answered.StatusCode() == 416) {
 			return nil, fmt.Errorf("%w: %w", pikokms.ErrChanged, err)
 		}
 		if err != nil {
@@ -354,48 +354,50 @@ func (b *Backend) open(ctx context.Context, bucket, key *string, in *s3.GetObjec
 		}
 		return out.Body, nil
 	}
-	return &stored{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), first, nil}, nil
+	return &storedObject{transfer.NewRangeObject(size, aws.ToTime(first.LastModified), start, fetch), first, nil}, nil
 }
 
 func byteRange(offset, length int64) *string {
 	return aws.String(fmt.Sprintf("bytes=%d-%d", offset, offset+length-1))
 }
 
-// part is what a request asks for of an object.
-type part struct {
+// requestedPart is what a request asks for of an object.
+type requestedPart struct {
 	start, length int64
 	contentRange  *string
 	count         *int32 // of the parts that the object was uploaded in
 }
 
-func partOf(size int64, own map[string]string, byteRange *string, number *int32) (part, error) {
+// partOf returns the part of an object of size bytes that a range or the number of a part names.
+// Without either it is the whole.
+func partOf(size int64, own map[string]string, byteRange *string, number *int32) (requestedPart, error) {
 	if number == nil {
 		start, length, ranged, err := backend.ParseObjectRange(size, aws.ToString(byteRange))
 		if err != nil || !ranged {
-			return part{length: size}, err
+			return requestedPart{length: size}, err
 		}
-		return part{start, length, contentRange(start, length, size), nil}, nil
+		return requestedPart{start, length, contentRange(start, length, size), nil}, nil
 	}
 	sizes, err := parseParts(own[partsName], size)
 	if err != nil {
-		return part{}, err
+		return requestedPart{}, err
 	}
 	if sizes == nil {
 		if *number > 1 {
-			return part{}, s3err.GetInvalidPartNumberRangeErr(1, *number)
+			return requestedPart{}, s3err.GetInvalidPartNumberRangeErr(1, *number)
 		}
-		return part{0, size, contentRange(0, size, size), nil}, nil
+		return requestedPart{0, size, contentRange(0, size, size), nil}, nil
 	}
 	count := int32(len(sizes))
 	if *number > count {
-		return part{}, s3err.GetInvalidPartNumberRangeErr(count, *number)
+		return requestedPart{}, s3err.GetInvalidPartNumberRangeErr(count, *number)
 	}
 	var start int64
 	for _, n := range sizes[:*number-1] {
 		start += n
 	}
 	length := sizes[*number-1]
-	return part{start, length, contentRange(start, length, size), &count}, nil
+	return requestedPart{start, length, contentRange(start, length, size), &count}, nil
 }
 
 func contentRange(start, length, size int64) *string {
@@ -412,13 +414,13 @@ func (b *Backend) GetObjectAttributes(ctx context.Context, in *s3.GetObjectAttri
 		if head != nil && errors.Is(err, s3err.GetAPIError(s3err.ErrMethodNotAllowed)) {
 			return attributes{DeleteMarker: head.DeleteMarker, VersionId: head.VersionId}, s3err.GetAPIError(s3err.ErrNoSuchKey)
 		}
-		return attributes{}, b.missing(ctx, in.Bucket, err)
+		return attributes{}, b.nameMissing(ctx, in.Bucket, err)
 	}
 	out = attributes{
 		ETag: backend.TrimEtag(head.ETag), ObjectSize: head.ContentLength, StorageClass: head.StorageClass,
 		LastModified: head.LastModified, VersionId: head.VersionId, DeleteMarker: head.DeleteMarker, Checksum: &types.Checksum{},
 	}
-	sum := checksumOf(head)
+	sum := takeChecksum(head)
 	sum.Type = head.ChecksumType
 	sum.put(out.Checksum)
 	return out, nil

@@ -28,10 +28,10 @@ type Key struct {
 // [pikokms.WithMessages]. The options are those of a host without a storage, such as BindObjectName
 // and AllowPlaintext.
 func NewKey(e message.Encrypter, d message.Decrypter, options ...pikokms.Option) (*Key, error) {
-	e.Keyring = showingWrapper{e.Keyring}
+	e.Keyring = keepingWrapper{e.Keyring}
 	keyrings := make([]provider.Unwrapper, len(d.Keyrings))
 	for i, k := range d.Keyrings {
-		keyrings[i] = showingUnwrapper{k}
+		keyrings[i] = keepingUnwrapper{k}
 	}
 	d.Keyrings = keyrings
 	host, err := pikokms.New(append([]pikokms.Option{pikokms.WithMessages(e, d)}, options...)...)
@@ -41,8 +41,8 @@ func NewKey(e message.Encrypter, d message.Decrypter, options ...pikokms.Option)
 	return &Key{host: host}, nil
 }
 
-// With returns the Key for objects whose encryption context has the pairs, which are stored with
-// each. An object without one of them, or with another value, is refused.
+// With returns a Key for objects whose encryption context has the pairs. They are stored with each
+// object. An object without one of them, or with another value, is refused.
 func (k *Key) With(pairs map[string]string) *Key { return &Key{k.host, pairs} }
 
 // decrypt returns the content of a stored object and its size, as DecryptObject of a host does.
@@ -78,20 +78,22 @@ func (k *Key) open(ctx context.Context, name string, stored pikokms.Object) (pik
 	return k.host.OpenObject(ctx, name, stored, pairs)
 }
 
-// shown keeps the data key of a request, so that the gateway can seal an object's checksum under it
-// without a further call of the key service.
-type shown struct{ key *provider.SecureBytes }
+// keptDataKey keeps the data key of a request, so that the gateway can seal an object's checksum
+// under it without another call of the key service.
+type keptDataKey struct{ key *provider.SecureBytes }
 
-type shownKey struct{}
+type dataKeyContextKey struct{}
 
-// showing returns a context in which the data key of one message is kept. The caller closes it.
-func showing(ctx context.Context) (context.Context, *shown) {
-	s := &shown{}
-	return context.WithValue(ctx, shownKey{}, s), s
+// keepDataKey returns a context in which the data key of one message is kept, and what keeps it.
+// The caller closes that.
+func keepDataKey(ctx context.Context) (context.Context, *keptDataKey) {
+	s := &keptDataKey{}
+	return context.WithValue(ctx, dataKeyContextKey{}, s), s
 }
 
-func show(ctx context.Context, key *provider.SecureBytes) error {
-	s, ok := ctx.Value(shownKey{}).(*shown)
+// keep keeps a data key, if the context is one of keepDataKey.
+func keep(ctx context.Context, key *provider.SecureBytes) error {
+	s, ok := ctx.Value(dataKeyContextKey{}).(*keptDataKey)
 	if !ok {
 		return nil
 	}
@@ -105,34 +107,34 @@ func show(ctx context.Context, key *provider.SecureBytes) error {
 }
 
 // Close drops the data key.
-func (s *shown) Close() error {
+func (s *keptDataKey) Close() error {
 	if s.key == nil {
 		return nil
 	}
 	return s.key.Close()
 }
 
-type showingWrapper struct{ provider.Wrapper }
+type keepingWrapper struct{ provider.Wrapper }
 
-func (w showingWrapper) GenerateDataKey(ctx context.Context, pairs map[string]string) (*provider.DataKey, error) {
+func (w keepingWrapper) GenerateDataKey(ctx context.Context, pairs map[string]string) (*provider.DataKey, error) {
 	key, err := w.Wrapper.GenerateDataKey(ctx, pairs)
 	if err != nil {
 		return nil, err
 	}
-	if err := show(ctx, key.PlaintextKey); err != nil {
+	if err := keep(ctx, key.PlaintextKey); err != nil {
 		return nil, errors.Join(err, key.Close())
 	}
 	return key, nil
 }
 
-type showingUnwrapper struct{ provider.Unwrapper }
+type keepingUnwrapper struct{ provider.Unwrapper }
 
-func (u showingUnwrapper) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
+func (u keepingUnwrapper) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
 	key, err := u.Unwrapper.UnwrapDataKey(ctx, request)
 	if err != nil {
 		return nil, err
 	}
-	if err := show(ctx, key.PlaintextKey); err != nil {
+	if err := keep(ctx, key.PlaintextKey); err != nil {
 		return nil, errors.Join(err, key.Close())
 	}
 	return key, nil
@@ -144,7 +146,7 @@ const sealPurpose = "pikokms-gateway metadata"
 
 // sealer returns the cipher that seals the metadata of a message. A message ID is random, so each
 // key seals once, under a nonce of zeros.
-func (s *shown) sealer(h *header.Header) (aead cipher.AEAD, err error) {
+func (s *keptDataKey) sealer(h *header.Header) (aead cipher.AEAD, err error) {
 	if s.key == nil {
 		return nil, errors.New("the message's data key is not known")
 	}
@@ -164,14 +166,14 @@ func (s *shown) sealer(h *header.Header) (aead cipher.AEAD, err error) {
 	return aead, err
 }
 
-// sealed is metadata that the gateway stores encrypted. In the clear, it would show which objects
-// are equal.
-type sealed struct {
+// sealedMetadata is metadata that the gateway stores encrypted. In the clear, it would show which
+// objects are equal.
+type sealedMetadata struct {
 	Checksum checksum
 }
 
 // seal returns the text of sealed metadata.
-func (s *sealed) seal(aead cipher.AEAD) (string, error) {
+func (s *sealedMetadata) seal(aead cipher.AEAD) (string, error) {
 	plain, err := json.Marshal(s)
 	if err != nil {
 		return "", err
@@ -180,7 +182,7 @@ func (s *sealed) seal(aead cipher.AEAD) (string, error) {
 }
 
 // unseal opens the text that seal returned.
-func unseal(aead cipher.AEAD, text string) (*sealed, error) {
+func unseal(aead cipher.AEAD, text string) (*sealedMetadata, error) {
 	ciphertext, err := base64.RawURLEncoding.DecodeString(text)
 	if err != nil {
 		return nil, err
@@ -189,6 +191,6 @@ func unseal(aead cipher.AEAD, text string) (*sealed, error) {
 	if err != nil {
 		return nil, err
 	}
-	var s sealed
+	var s sealedMetadata
 	return &s, json.Unmarshal(plain, &s)
 }

@@ -20,13 +20,13 @@ import (
 )
 
 // pastHidden is a marker that sorts after all hidden keys.
-const pastHidden = hidden + "\U0010FFFF"
+const pastHidden = hiddenPrefix + "\U0010FFFF"
 
 // ListObjectsV2 lists the objects of clients, with the sizes of their plaintext.
 func (b *Backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) (s3response.ListObjectsV2Result, error) {
 	out, err := b.inner.ListObjectsV2(ctx, in)
-	if err == nil && begins(out.Contents, out.CommonPrefixes) {
-		out, err = b.listPast(ctx, in, out)
+	if err == nil && hasHidden(out.Contents, out.CommonPrefixes) {
+		out, err = b.listWithoutHidden(ctx, in, out)
 	}
 	if err == nil {
 		err = b.describeObjects(ctx, in.Bucket, out.Contents)
@@ -34,9 +34,9 @@ func (b *Backend) ListObjectsV2(ctx context.Context, in *s3.ListObjectsV2Input) 
 	return out, b.fail(ctx, "list", aws.ToString(in.Bucket), aws.ToString(in.Prefix), err)
 }
 
-// listPast returns a listing without hidden keys. It asks for as many further objects as there is
-// room for.
-func (b *Backend) listPast(ctx context.Context, in *s3.ListObjectsV2Input, first s3response.ListObjectsV2Result) (s3response.ListObjectsV2Result, error) {
+// listWithoutHidden returns a listing without hidden keys. In their place it asks for further
+// objects.
+func (b *Backend) listWithoutHidden(ctx context.Context, in *s3.ListObjectsV2Input, first s3response.ListObjectsV2Result) (s3response.ListObjectsV2Result, error) {
 	objects, prefixes := withoutHidden(first.Contents, first.CommonPrefixes)
 	out := first
 	if aws.ToBool(first.IsTruncated) && lastOf(objects, prefixes) < pastHidden { // the page ends among the hidden keys
@@ -56,10 +56,10 @@ func (b *Backend) listPast(ctx context.Context, in *s3.ListObjectsV2Input, first
 	return out, nil
 }
 
-// ListObjects is ListObjectsV2 in its first version.
+// ListObjects lists the objects of clients, as ListObjectsV2 does.
 func (b *Backend) ListObjects(ctx context.Context, in *s3.ListObjectsInput) (s3response.ListObjectsResult, error) {
 	out, err := b.inner.ListObjects(ctx, in)
-	if err == nil && begins(out.Contents, out.CommonPrefixes) {
+	if err == nil && hasHidden(out.Contents, out.CommonPrefixes) {
 		objects, prefixes := withoutHidden(out.Contents, out.CommonPrefixes)
 		if aws.ToBool(out.IsTruncated) && lastOf(objects, prefixes) < pastHidden {
 			next := *in
@@ -79,10 +79,10 @@ func (b *Backend) ListObjects(ctx context.Context, in *s3.ListObjectsInput) (s3r
 	return out, b.fail(ctx, "list", aws.ToString(in.Bucket), aws.ToString(in.Prefix), err)
 }
 
-func isHidden(key *string) bool { return strings.HasPrefix(aws.ToString(key), hidden) }
+func isHidden(key *string) bool { return strings.HasPrefix(aws.ToString(key), hiddenPrefix) }
 
-// begins reports whether a listing has hidden keys.
-func begins(objects []s3response.Object, prefixes []types.CommonPrefix) bool {
+// hasHidden reports whether a listing has hidden keys.
+func hasHidden(objects []s3response.Object, prefixes []types.CommonPrefix) bool {
 	for _, o := range objects {
 		if isHidden(o.Key) {
 			return true
@@ -120,14 +120,15 @@ func lastOf(objects []s3response.Object, prefixes []types.CommonPrefix) (last st
 	return last
 }
 
-// How many objects are asked about at a time, by one listing and by all. Each takes some 30 ms in S3.
+// How many objects are asked about at a time, by one listing and by all. Each takes some 30 ms in
+// S3.
 const (
 	listingRequests    = 128
 	allListingRequests = 256
 )
 
-// described is what a listing shows of an object.
-type described struct {
+// description is what a listing shows of an object.
+type description struct {
 	size      int64
 	tag       *string
 	algorithm types.ChecksumAlgorithm
@@ -135,7 +136,7 @@ type described struct {
 }
 
 // algorithms returns the algorithm as listings have it.
-func (d *described) algorithms() []types.ChecksumAlgorithm {
+func (d *description) algorithms() []types.ChecksumAlgorithm {
 	if d.algorithm == "" {
 		return nil
 	}
@@ -152,10 +153,10 @@ type listed struct {
 }
 
 // describe returns what clients see of listed objects. It asks for the metadata of each, unless it
-// has seen the same ETag lately: no two messages are equal, so an equal ETag means the same
+// has seen the same ETag lately: no two messages are equal, so the same ETag means the same
 // message.
-func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed) ([]described, error) {
-	all := make([]described, len(objects))
+func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed) ([]description, error) {
+	all := make([]description, len(objects))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(listingRequests)
 	for i, o := range objects {
@@ -174,7 +175,7 @@ func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed
 				return err
 			}
 			defer b.describing.Release(1)
-			return b.carefully("describe an object", func() error {
+			return b.catchPanic("describe an object", func() error {
 				d, known, err := b.describeOne(ctx, bucket, o)
 				if known {
 					b.known.put(name, d)
@@ -187,14 +188,14 @@ func (b *Backend) describe(ctx context.Context, bucket *string, objects []listed
 	return all, group.Wait()
 }
 
-// knownName is under which name an object is remembered.
+// knownName returns the name under which an object is remembered.
 func knownName(bucket, key, tag *string) string {
 	return *bucket + "/" + *key + "/" + aws.ToString(tag)
 }
 
-// describeFile describes an object of a folder by two attributes of its file, in a tenth of the
-// time of a HeadObject. If it can't, a HeadObject will do.
-func (b *Backend) describeFile(bucket *string, o listed) (d described, ok bool) {
+// describeFile describes an object of a folder by two attributes of its file, which takes a tenth
+// of the time of a HeadObject. If it can't, a HeadObject is needed.
+func (b *Backend) describeFile(bucket *string, o listed) (d description, ok bool) {
 	const metadata, etag = "metadata", "etag" // where the engine's posix keeps them
 	if !b.isFolder || o.version != nil || isFolder(o.key) {
 		return d, false
@@ -218,7 +219,7 @@ func (b *Backend) describeFile(bucket *string, o listed) (d described, ok bool) 
 	if err != nil || string(tag) != aws.ToString(o.tag) { // it was replaced since
 		return d, false
 	}
-	d = described{size: size, tag: outerTag(o.tag)}
+	d = description{size: size, tag: outerTag(o.tag)}
 	d.algorithm, d.kind = checksumKind(own)
 	return d, true
 }
@@ -231,10 +232,10 @@ func checksumKind(own map[string]string) (types.ChecksumAlgorithm, types.Checksu
 
 // describeOne describes a listed object. If the gateway did not write it, its size is the stored
 // one. describeOne also reports whether the object still has the listed ETag.
-func (b *Backend) describeOne(ctx context.Context, bucket *string, o listed) (d described, known bool, err error) {
-	d = described{size: o.stored, tag: outerTag(o.tag)}
+func (b *Backend) describeOne(ctx context.Context, bucket *string, o listed) (d description, known bool, err error) {
+	d = description{size: o.stored, tag: outerTag(o.tag)}
 	k, _, err := b.key(*bucket, *o.key)
-	if errors.Is(err, keyless) {
+	if errors.Is(err, errNoKey) {
 		return d, false, nil
 	}
 	if err != nil {
@@ -255,7 +256,7 @@ func (b *Backend) describeOne(ctx context.Context, bucket *string, o listed) (d 
 	d.size, d.tag = size, outerTag(head.ETag)
 	d.algorithm, d.kind = checksumKind(own)
 	if isFolder(o.key) {
-		d.algorithm, d.kind = checksumOf(head).Algorithm, head.ChecksumType
+		d.algorithm, d.kind = takeChecksum(head).Algorithm, head.ChecksumType
 	}
 	return d, aws.ToString(head.ETag) == aws.ToString(o.tag), nil
 }
@@ -324,7 +325,7 @@ func (b *Backend) listVersions(ctx context.Context, in *s3.ListObjectVersionsInp
 
 // DeleteObject deletes an object. A condition on the size is about the plaintext.
 func (b *Backend) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*s3.DeleteObjectOutput, error) {
-	if err := b.served(*in.Bucket, in.Key); err != nil {
+	if err := b.checkServed(*in.Bucket, in.Key); err != nil {
 		return nil, err
 	}
 	inner := *in
@@ -332,7 +333,7 @@ func (b *Backend) DeleteObject(ctx context.Context, in *s3.DeleteObjectInput) (*
 	if in.IfMatchSize != nil {
 		head, err := b.HeadObject(ctx, &s3.HeadObjectInput{Bucket: in.Bucket, Key: in.Key, VersionId: in.VersionId})
 		switch {
-		case err != nil: // the inner backend says what is wrong
+		case err != nil: // the inner backend will report what is wrong
 		case aws.ToInt64(head.ContentLength) != *in.IfMatchSize:
 			return nil, s3err.GetPreconditionFailedErr(s3err.ConditionIfMatchSize)
 		case in.IfMatch == nil:
@@ -348,7 +349,7 @@ func (b *Backend) DeleteObjects(ctx context.Context, in *s3.DeleteObjectsInput) 
 	inner := *in
 	inner.Delete = &types.Delete{Quiet: in.Delete.Quiet}
 	for _, object := range in.Delete.Objects {
-		if err := b.served(*in.Bucket, object.Key); err != nil {
+		if err := b.checkServed(*in.Bucket, object.Key); err != nil {
 			refusal, ok := errors.AsType[s3err.S3Error](err)
 			if !ok {
 				return out, err
@@ -394,7 +395,7 @@ func (b *Backend) removeHidden(ctx context.Context, bucket string) error {
 	}
 	for {
 		page, err := b.inner.ListObjectVersions(ctx, &s3.ListObjectVersionsInput{
-			Bucket: &bucket, MaxKeys: aws.Int32(1000), Prefix: aws.String(hidden), Delimiter: aws.String(""), KeyMarker: aws.String(""), VersionIdMarker: aws.String(""),
+			Bucket: &bucket, MaxKeys: aws.Int32(1000), Prefix: aws.String(hiddenPrefix), Delimiter: aws.String(""), KeyMarker: aws.String(""), VersionIdMarker: aws.String(""),
 		})
 		if err != nil {
 			return err

@@ -16,8 +16,8 @@ import (
 	"github.com/versity/versitygw/s3response"
 )
 
-// TestListingsAgreeWithHeads lists a folder whose files' attributes are as the gateway wrote them,
-// missing, of another engine's kind, or changed.
+// TestListingsAgreeWithHeads lists a folder whose files have the attributes that the gateway wrote,
+// none, those of another engine, or changed ones.
 func TestListingsAgreeWithHeads(t *testing.T) {
 	b := newBucket(t, behind)
 	files := meta.XattrMeta{}

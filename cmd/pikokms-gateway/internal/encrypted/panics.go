@@ -9,12 +9,12 @@ import (
 	"piko.sh/pikokms/message"
 )
 
-// caught logs what recover returned, with the stack of the panic. It returns an internal error, or
-// nil if there was no panic.
+// logPanic logs what recover returned, with the stack of the panic, and returns an internal error.
+// It returns nil if there was no panic.
 //
-// The engine recovers from panics while it handles a request. In other goroutines, and when the
+// The engine recovers from panics while it handles a request. In other goroutines, and while the
 // content of an answer is sent, they would end the process.
-func (b *Backend) caught(doing string, recovered any) error {
+func (b *Backend) logPanic(doing string, recovered any) error {
 	if recovered == nil {
 		return nil
 	}
@@ -22,24 +22,25 @@ func (b *Backend) caught(doing string, recovered any) error {
 	return s3err.GetAPIError(s3err.ErrInternalError)
 }
 
-// carefully calls what may panic.
-func (b *Backend) carefully(doing string, do func() error) (err error) {
+// catchPanic calls do, and returns an error if that panics.
+func (b *Backend) catchPanic(doing string, do func() error) (err error) {
 	defer func() {
-		if failed := b.caught(doing, recover()); failed != nil {
+		if failed := b.logPanic(doing, recover()); failed != nil {
 			err = failed
 		}
 	}()
 	return do()
 }
 
-// watched is a message that an HTTP client of the inner backend may read in a goroutine of its own.
+// watched is a message whose reads may not panic: an HTTP client of the inner backend may read it
+// in a goroutine of its own.
 type watched struct {
 	*message.EncryptReader
 	b *Backend
 }
 
 func (w watched) Read(p []byte) (n int, err error) {
-	err = w.b.carefully("encrypt", func() (err error) {
+	err = w.b.catchPanic("encrypt", func() (err error) {
 		n, err = w.EncryptReader.Read(p)
 		return err
 	})
@@ -47,7 +48,7 @@ func (w watched) Read(p []byte) (n int, err error) {
 }
 
 func (w watched) WriteTo(to io.Writer) (n int64, err error) {
-	err = w.b.carefully("encrypt", func() (err error) {
+	err = w.b.catchPanic("encrypt", func() (err error) {
 		n, err = w.EncryptReader.WriteTo(to)
 		return err
 	})

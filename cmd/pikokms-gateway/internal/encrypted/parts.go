@@ -34,9 +34,9 @@ func formatParts(sizes []int64) string {
 	return text
 }
 
-// parseParts returns the sizes of the parts of an object of this size. They are nil if it has none.
-// Nothing authenticates them, so they must be all of the object: a client that reads the parts by
-// their numbers must not take some for the whole.
+// parseParts returns the sizes of the parts of an object of whole bytes, or nil if the text has
+// none. Nothing authenticates them, so they must add up to the whole: a client that reads the parts
+// by their numbers must not take some for all.
 func parseParts(text string, whole int64) (sizes []int64, err error) {
 	if text == "" || len(text) > maxPartsText {
 		return nil, nil
@@ -45,26 +45,26 @@ func parseParts(text string, whole int64) (sizes []int64, err error) {
 		number, times, repeated := strings.Cut(run, "*")
 		size, err := strconv.ParseInt(number, 10, 64)
 		if err != nil || size < 0 || size > whole {
-			return nil, invalid
+			return nil, errInvalid
 		}
 		n := 1
 		if repeated {
 			if n, err = strconv.Atoi(times); err != nil || n < 1 {
-				return nil, invalid
+				return nil, errInvalid
 			}
 		}
 		if len(sizes)+n > maxParts {
-			return nil, invalid
+			return nil, errInvalid
 		}
 		for range n {
 			sizes = append(sizes, size)
 			if whole -= size; whole < 0 {
-				return nil, invalid
+				return nil, errInvalid
 			}
 		}
 	}
 	if whole != 0 {
-		return nil, invalid
+		return nil, errInvalid
 	}
 	return sizes, nil
 }

@@ -22,25 +22,25 @@ import (
 // The names of the gateway's own metadata. All begin with ownPrefix.
 const (
 	ownPrefix    = "pikokms-"
-	sealedName   = "pikokms-sealed"   // of a sealed
+	sealedName   = "pikokms-sealed"   // of the text of a sealed
 	checksumName = "pikokms-checksum" // of the algorithm and the type of the checksum that is sealed
 	partsName    = "pikokms-parts"    // of the sizes of an object's parts
 	uploadName   = "pikokms-upload"   // of the ID of the upload that made an object
 	keyName      = "pikokms-key"      // of the name of the object that an upload is for
 )
 
-// PutObject encrypts an object. It is stored only if its length and all checksums are right.
+// PutObject encrypts an object and stores it, if its length and all its checksums are right.
 func (b *Backend) PutObject(ctx context.Context, in s3response.PutObjectInput) (s3response.PutObjectOutput, error) {
 	out, err := b.putObject(ctx, in)
 	return out, b.fail(ctx, "put", aws.ToString(in.Bucket), aws.ToString(in.Key), err)
 }
 
 func (b *Backend) putObject(ctx context.Context, in s3response.PutObjectInput) (out s3response.PutObjectOutput, err error) {
-	if err := errors.Join(visible(in.Key), foreignMetadata(in.Metadata)); err != nil {
+	if err := errors.Join(checkKey(in.Key), foreignMetadata(in.Metadata)); err != nil {
 		return out, err
 	}
 	size := aws.ToInt64(in.ContentLength)
-	stated := checksumOf(&in)
+	stated := takeChecksum(&in)
 	if stated.Algorithm == "" {
 		stated.Algorithm = in.ChecksumAlgorithm
 	}
@@ -89,10 +89,10 @@ type storedMessage struct {
 	header *header.Header
 }
 
-// store encrypts the content of an object and stores it, with the fields of in besides.
-func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.PutObjectInput, body *content, size int64) (_ *storedMessage, err error) {
-	ctx, data := showing(ctx)
-	defer func() { err = errors.Join(err, data.Close()) }()
+// store encrypts the content of an object and stores it, with the other fields of in.
+func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.PutObjectInput, body *requestContent, size int64) (_ *storedMessage, err error) {
+	ctx, dataKey := keepDataKey(ctx)
+	defer func() { err = errors.Join(err, dataKey.Close()) }()
 	encrypted, err := k.host.EncryptObject(ctx, name, body, k.pairs)
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	if err != nil {
 		return nil, err
 	}
-	aead, err := data.sealer(encrypted.Header())
+	aead, err := dataKey.sealer(encrypted.Header())
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	in.Metadata = transfer.SetHeaderSize(in.Metadata, transfer.HeaderSizeKey, encrypted)
 	in.Metadata[checksumName] = string(body.sum.Algorithm) + " " + string(body.sum.Type)
 	sealSum := func() error {
-		text, err := (&sealed{*body.sum}).seal(aead)
+		text, err := (&sealedMetadata{*body.sum}).seal(aead)
 		in.Metadata[sealedName] = text
 		return err
 	}
@@ -131,7 +131,7 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	if b.isFolder { // a folder makes a checksum of what it stores, for the ETag
 		in.ChecksumAlgorithm = types.ChecksumAlgorithmXxhash128
 	}
-	checksumOf(&in)
+	takeChecksum(&in)
 	in.IfMatch, in.IfNoneMatch = innerTag(in.IfMatch), innerTag(in.IfNoneMatch)
 	var out s3response.PutObjectOutput
 	switch {
@@ -148,8 +148,8 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 	if err != nil {
 		return nil, err
 	}
-	checksumOf(&out)
-	known := described{size: size, tag: outerTag(&out.ETag)}
+	takeChecksum(&out)
+	known := description{size: size, tag: outerTag(&out.ETag)}
 	if !isHidden(in.Key) { // a listing need not ask about what was put here
 		known.algorithm, known.kind = checksumKind(in.Metadata)
 		b.known.put(knownName(in.Bucket, in.Key, &out.ETag), known)
@@ -160,12 +160,12 @@ func (b *Backend) store(ctx context.Context, k *Key, name string, in s3response.
 
 // putFolder stores a folder marker. It has no content, so there is nothing to encrypt, and a file
 // system could not hold a message under such a name.
-func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, body *content) (out s3response.PutObjectOutput, err error) {
+func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, body *requestContent) (out s3response.PutObjectOutput, err error) {
 	if _, err := io.Copy(io.Discard, body); err != nil {
 		return out, err
 	}
 	in.Body, in.ContentMD5, in.ChecksumAlgorithm = strings.NewReader(""), nil, body.sum.Algorithm
-	if !b.isFolder { // AWS's client does not make them all
+	if !b.isFolder { // AWS's client can't compute each of them
 		in.ChecksumAlgorithm = ""
 		body.sum.put(&in)
 	}
@@ -179,16 +179,16 @@ func (b *Backend) putFolder(ctx context.Context, in s3response.PutObjectInput, b
 	return out, nil
 }
 
-// In front of S3, an object is held in memory until its checksum is known. Programs of AWS send
-// those of 8 MiB and more in parts by default.
+// In front of S3, an object is held in memory until its checksum is known. AWS's programs send
+// larger objects than 8 MiB in parts by default.
 const (
 	maxBuffered    = 8 << 20   // bytes of one
 	maxAllBuffered = 128 << 20 // bytes of all
 	formBuffered   = 1 << 20   // bytes of the beginning of a form's file
 )
 
-// hold replaces the body of a form by one of a known size. Other fields of a form may follow the
-// object, so a small object is read first, to find its end. Nothing may follow a large one.
+// hold replaces the body of a form by one of a known size. Other fields may follow the object in a
+// form, so a small object is read to its end first. Nothing may follow a large one.
 func (b *Backend) hold(ctx context.Context, body *io.Reader, form io.Reader, size *int64) (release func(), err error) {
 	if err := b.buffered.Acquire(ctx, formBuffered); err != nil {
 		return nil, err
@@ -208,7 +208,7 @@ func (b *Backend) hold(ctx context.Context, body *io.Reader, form io.Reader, siz
 	return release, nil
 }
 
-// ending calls a function before io.EOF.
+// ending calls end before it returns io.EOF, or the error of that.
 type ending struct {
 	io.Reader
 	end func() error
@@ -250,9 +250,10 @@ func ownMetadata(all map[string]string) (own, others map[string]string) {
 	return own, others
 }
 
-// tagSuffix is appended to the ETag of a stored object before clients see it. That ETag is one of
-// the ciphertext, so it shows nothing of the content, and differs for equal contents. With the
-// suffix it looks like one of an upload in parts, which no client takes for the MD5 of the content.
+// tagSuffix is appended to the ETag of a stored object before clients see it. The ETag is computed
+// from the ciphertext, so it shows nothing of the content, and equal contents have different ones.
+// With the suffix it looks like that of an upload in parts, which no client takes for the MD5 of
+// the content.
 const tagSuffix = "-1"
 
 // outerTag returns the ETag that clients see for a stored object's.
@@ -263,7 +264,8 @@ func outerTag(tag *string) *string {
 	return aws.String(`"` + strings.Trim(*tag, `"`) + tagSuffix + `"`)
 }
 
-// innerTag returns the ETag of a stored object for one that clients see, or one that no object has.
+// innerTag returns the ETag of a stored object for the one that clients see. If that is not one of
+// this gateway's, it returns one that no object has.
 func innerTag(tag *string) *string {
 	text := aws.ToString(tag)
 	if text == "" || text == "*" {

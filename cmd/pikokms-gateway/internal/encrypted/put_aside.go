@@ -13,16 +13,17 @@ import (
 	"piko.sh/pikokms/transfer"
 )
 
-// The parts that the S3 behind copies of what was put aside.
+// The size of the parts in which the S3 behind copies what was put aside, in bytes, and how many of
+// them it copies at a time.
 const (
 	copiedPart    = 64 << 20
 	copiedAtATime = 16
 )
 
-// putAside stores an object whose metadata are known only once its content has ended, when finish
-// completes them. S3 takes metadata before content. So the content is put aside, as what is left of
-// an upload is, and the S3 behind copies it to the object: that is never seen without its metadata,
-// and of a gateway that is killed what was put aside is swept.
+// putAside stores an object whose metadata finish completes once its content has ended. S3 takes
+// metadata before content. So the content is put aside, among the uploads, and the S3 behind copies
+// it to the object, which is never seen without its metadata. What a gateway has put aside when it
+// is killed is swept later.
 func (b *Backend) putAside(ctx context.Context, in s3response.PutObjectInput, length int64, finish func() error) (out s3response.PutObjectOutput, err error) {
 	aside := folderOf(uuid.NewString()) + "whole"
 	put, err := b.inner.PutObject(ctx, s3response.PutObjectInput{Bucket: in.Bucket, Key: &aside, Body: in.Body, ContentLength: in.ContentLength})
@@ -38,12 +39,12 @@ func (b *Backend) putAside(ctx context.Context, in s3response.PutObjectInput, le
 	if err := finish(); err != nil {
 		return out, err
 	}
-	return b.putOf(ctx, in, func(id *string) ([]types.CompletedPart, error) {
+	return b.putMultipart(ctx, in, func(id *string) ([]types.CompletedPart, error) {
 		return b.copyParts(ctx, in, id, aside, bare(&put.ETag), length)
 	})
 }
 
-// copyParts has the S3 behind copy what was put aside.
+// copyParts makes the S3 behind copy what was put aside, in parts.
 func (b *Backend) copyParts(ctx context.Context, in s3response.PutObjectInput, id *string, aside string, tag *string, length int64) ([]types.CompletedPart, error) {
 	size := max(int64(transfer.PartSize(length)), copiedPart)
 	parts := make([]types.CompletedPart, (length+size-1)/size)
@@ -59,7 +60,7 @@ func (b *Backend) copyParts(ctx context.Context, in s3response.PutObjectInput, i
 			request.CopySourceRange = byteRange(start, min(size, length-start))
 		}
 		group.Go(func() error {
-			return b.carefully("copy a part", func() error {
+			return b.catchPanic("copy a part", func() error {
 				copied, err := b.inner.UploadPartCopy(ctx, request)
 				parts[i] = types.CompletedPart{ETag: copied.ETag, PartNumber: &number}
 				return err

@@ -112,7 +112,7 @@ func TestTrailingChecksumsAreKept(t *testing.T) {
 		require.Len(t, b.files(), 1, "something is left")
 		require.EqualValues(t, test.size, *put.Size)
 
-		// A copy has the checksum beforehand, so it is stored by one request.
+		// The checksum of a copy is known before, so the copy is stored by one request.
 		before, puts := behindS3.copies.Load(), behindS3.puts.Load()
 		copied, err := b.CopyObject(t.Context(), s3response.CopyObjectInput{Bucket: &b.name, Key: aws.String("b"), CopySource: aws.String(b.name + "/a")})
 		require.NoError(t, err)
@@ -137,8 +137,8 @@ func TestTrailingChecksumsAreKept(t *testing.T) {
 	require.EqualValues(t, 1, behindS3.puts.Load()-puts)
 }
 
-// TestTrailingChecksumsAtTheSameTime has several clients put one object. Each content has its own
-// checksum, and a condition lets one client win.
+// TestTrailingChecksumsAtTheSameTime lets several clients put the same object. Each content has its
+// own checksum, and by a condition only one client succeeds.
 func TestTrailingChecksumsAtTheSameTime(t *testing.T) {
 	b := newBucket(t, &anotherS3{Backend: behind})
 	for _, condition := range []*string{nil, aws.String("*")} {
@@ -168,8 +168,8 @@ func TestTrailingChecksumsAtTheSameTime(t *testing.T) {
 	require.Len(t, b.files(), 2)
 }
 
-// TestEachCallOfATrailingChecksumFails fails one call after the other. A client sees the object as a
-// whole, with its checksum, or the one before. What is left is swept.
+// TestEachCallOfATrailingChecksumFails makes each call fail in its turn. A client sees the whole
+// object with its checksum, or the one before. What is left is swept.
 func TestEachCallOfATrailingChecksumFails(t *testing.T) {
 	race.SkipShort(t)
 	before, after := random(9<<20), random(9<<20)

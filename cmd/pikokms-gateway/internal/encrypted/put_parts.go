@@ -38,11 +38,11 @@ func (b *Backend) putParts(ctx context.Context, in s3response.PutObjectInput, le
 		return out, err
 	}
 	defer b.joining.Release(memory)
-	return b.putOf(ctx, in, func(id *string) ([]types.CompletedPart, error) { return b.sendParts(ctx, in, id, size, most) })
+	return b.putMultipart(ctx, in, func(id *string) ([]types.CompletedPart, error) { return b.sendParts(ctx, in, id, size, most) })
 }
 
-// putOf stores an object in the S3 behind, of parts that send uploads.
-func (b *Backend) putOf(ctx context.Context, in s3response.PutObjectInput, send func(id *string) ([]types.CompletedPart, error)) (out s3response.PutObjectOutput, err error) {
+// putMultipart stores an object in the S3 behind as an upload whose parts send uploads.
+func (b *Backend) putMultipart(ctx context.Context, in s3response.PutObjectInput, send func(id *string) ([]types.CompletedPart, error)) (out s3response.PutObjectOutput, err error) {
 	begun, err := b.inner.CreateMultipartUpload(ctx, s3response.CreateMultipartUploadInput{
 		Bucket: in.Bucket, Key: in.Key, Metadata: in.Metadata, Tagging: in.Tagging,
 		ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition, ContentLanguage: in.ContentLanguage,
@@ -88,7 +88,7 @@ func (b *Backend) sendParts(ctx context.Context, in s3response.PutObjectInput, i
 			defer buffers.Put(buffer)
 			length := int64(n)
 			var sent *s3.UploadPartOutput
-			err := b.carefully("upload a part", func() (err error) {
+			err := b.catchPanic("upload a part", func() (err error) {
 				sent, err = b.inner.UploadPart(ctx, &s3.UploadPartInput{
 					Bucket: in.Bucket, Key: in.Key, UploadId: id, PartNumber: &number, Body: bytes.NewReader((*buffer)[:n]), ContentLength: &length,
 				})

@@ -20,7 +20,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// pages yields the pages of a listing of what is below a prefix of the gateway's own.
+// pages yields the pages of a listing of the gateway's own objects below a prefix.
 func (b *Backend) pages(ctx context.Context, bucket, prefix, delimiter string) iter.Seq2[s3response.ListObjectsV2Result, error] {
 	return func(yield func(s3response.ListObjectsV2Result, error) bool) {
 		in := &s3.ListObjectsV2Input{
@@ -36,8 +36,8 @@ func (b *Backend) pages(ctx context.Context, bucket, prefix, delimiter string) i
 	}
 }
 
-// own yields the gateway's own objects below a prefix.
-func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3response.Object, error] {
+// ownObjects yields the gateway's own objects below a prefix.
+func (b *Backend) ownObjects(ctx context.Context, bucket, prefix string) iter.Seq2[s3response.Object, error] {
 	return func(yield func(s3response.Object, error) bool) {
 		for page, err := range b.pages(ctx, bucket, prefix, "") {
 			if err != nil {
@@ -53,17 +53,17 @@ func (b *Backend) own(ctx context.Context, bucket, prefix string) iter.Seq2[s3re
 	}
 }
 
-// uploadIDs yields the IDs of all uploads of which something is stored, also of those that a
-// gateway left when it was stopped.
+// uploadIDs yields the IDs of all uploads of which something is stored. That includes those that a
+// gateway left behind when it was stopped.
 func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		for page, err := range b.pages(ctx, bucket, uploads, "/") {
+		for page, err := range b.pages(ctx, bucket, uploadsPrefix, "/") {
 			if err != nil {
 				yield("", err)
 				return
 			}
 			for _, p := range page.CommonPrefixes {
-				if !yield(strings.TrimSuffix(strings.TrimPrefix(*p.Prefix, uploads), "/"), nil) {
+				if !yield(strings.TrimSuffix(strings.TrimPrefix(*p.Prefix, uploadsPrefix), "/"), nil) {
 					return
 				}
 			}
@@ -71,11 +71,11 @@ func (b *Backend) uploadIDs(ctx context.Context, bucket string) iter.Seq2[string
 	}
 }
 
-// remove deletes what is stored of an upload. The record goes last, so that a gateway which is
-// stopped meanwhile leaves something that is found.
+// remove deletes what is stored of an upload. The record goes last, so that a sweep still finds the
+// upload if the gateway is stopped meanwhile.
 func (b *Backend) remove(ctx context.Context, bucket, id string) error {
 	var names []types.ObjectIdentifier
-	for object, err := range b.own(ctx, bucket, folderOf(id)) {
+	for object, err := range b.ownObjects(ctx, bucket, folderOf(id)) {
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (b *Backend) remove(ctx context.Context, bucket, id string) error {
 	return nil
 }
 
-// removeObjects deletes 1000 objects of the gateway's own at the most.
+// removeObjects deletes at most 1000 of the gateway's own objects.
 func (b *Backend) removeObjects(ctx context.Context, bucket string, objects []types.ObjectIdentifier) error {
 	out, err := b.inner.DeleteObjects(ctx, &s3.DeleteObjectsInput{Bucket: &bucket, Delete: &types.Delete{Objects: objects, Quiet: aws.Bool(true)}})
 	if err != nil {
@@ -104,13 +104,14 @@ func (b *Backend) removeObjects(ctx context.Context, bucket string, objects []ty
 	return nil
 }
 
-// AbortMultipartUpload deletes the parts of an upload, also of one whose key can't be used any more.
+// AbortMultipartUpload deletes the parts of an upload, even if the upload's key can't be used any
+// more.
 func (b *Backend) AbortMultipartUpload(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
 	return b.fail(ctx, "abort upload", aws.ToString(in.Bucket), aws.ToString(in.Key), b.abort(ctx, in))
 }
 
 func (b *Backend) abort(ctx context.Context, in *s3.AbortMultipartUploadInput) error {
-	_, name, id, err := b.request(ctx, in.Bucket, in.Key, in.UploadId)
+	_, name, id, err := b.checkUpload(ctx, in.Bucket, in.Key, in.UploadId)
 	if err != nil {
 		return err
 	}
@@ -186,23 +187,23 @@ func (b *Backend) listUploads(ctx context.Context, in *s3.ListMultipartUploadsIn
 	}, nil
 }
 
-// isForeign reports whether an error means that this gateway can't read a record: its place has no
-// key here, it is under another key, or no gateway wrote it.
+// isForeign reports whether an error means that this gateway can't read a record: the gateway has
+// no KEY for its place, it is under another key, or no gateway wrote it.
 func isForeign(err error) bool {
 	return slices.ContainsFunc([]error{
-		keyless, invalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
+		errNoKey, errInvalid, provider.ErrUntrustedKey, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext, provider.ErrContextMismatch,
 		pikokms.ErrPlaintext, pikokms.ErrNotObject,
 	}, func(foreign error) bool { return errors.Is(err, foreign) })
 }
 
-// isKeyGone reports whether a record is under a key that was destroyed, disabled or deleted, such as
-// that of one tenant of many.
+// isKeyGone reports whether a record is under a key that was destroyed, disabled or deleted, such
+// as that of one tenant of many.
 func isKeyGone(err error) bool {
 	return errors.Is(err, provider.ErrKeyDisabled) || errors.Is(err, provider.ErrKeyPendingDeletion) || errors.Is(err, provider.ErrKeyNotFound)
 }
 
-// Sweep deletes what was left of uploads in a bucket: the parts of those that were completed, and
-// what is older than age of those that have no record.
+// Sweep deletes what is left of uploads in a bucket: the parts of completed uploads, and what has
+// no record and is older than age.
 func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) error {
 	for id, err := range b.uploadIDs(ctx, bucket) {
 		if err != nil {
@@ -219,7 +220,7 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 			b.config.Logger.WarnContext(ctx, "sweep: an upload is left, since its record can't be read", "bucket", bucket, "upload", id, "error", err)
 			continue
 		}
-		if b.made(ctx, bucket, upload.key, id) {
+		if b.wasMadeBy(ctx, bucket, upload.key, id) {
 			if err := b.remove(ctx, bucket, id); err != nil {
 				return err
 			}
@@ -228,30 +229,30 @@ func (b *Backend) Sweep(ctx context.Context, bucket string, age time.Duration) e
 	return nil
 }
 
-// How often SweepAlways sweeps, and how old the remains of an upload without a record must be. A
+// How often SweepAlways sweeps, and how old something without a record must be to be deleted. A
 // part takes less time to arrive.
 const (
-	sweepEach = time.Hour
-	sweepAge  = 24 * time.Hour
+	sweepInterval = time.Hour
+	sweepAge      = 24 * time.Hour
 )
 
 // SweepAlways sweeps one bucket, or all if only is empty, at intervals until ctx ends. Several
 // gateways may do so.
 func (b *Backend) SweepAlways(ctx context.Context, only string) {
 	for {
-		err := b.carefully("sweep", func() error { return b.sweepAll(ctx, only) })
+		err := b.catchPanic("sweep", func() error { return b.sweepAll(ctx, only) })
 		if err != nil && ctx.Err() == nil {
 			b.config.Logger.WarnContext(ctx, "sweep", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(sweepEach):
+		case <-time.After(sweepInterval):
 		}
 	}
 }
 
-// sweepAll sweeps one bucket, or all if only is empty. If one fails it goes on.
+// sweepAll sweeps one bucket, or all if only is empty. It goes on if one fails.
 func (b *Backend) sweepAll(ctx context.Context, only string) (err error) {
 	buckets := []s3response.ListAllMyBucketsEntry{{Name: only}}
 	if only == "" {
@@ -269,9 +270,9 @@ func (b *Backend) sweepAll(ctx context.Context, only string) (err error) {
 	return err
 }
 
-// removeOlder deletes what has no record, unless something of it is younger than age.
+// removeOlder deletes an upload without a record, unless some of it is younger than age.
 func (b *Backend) removeOlder(ctx context.Context, bucket, id string, age time.Duration) error {
-	for object, err := range b.own(ctx, bucket, folderOf(id)) {
+	for object, err := range b.ownObjects(ctx, bucket, folderOf(id)) {
 		if err != nil {
 			return err
 		}

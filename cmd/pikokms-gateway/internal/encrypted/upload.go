@@ -39,7 +39,7 @@ import (
 // TRY differs each time that a part is sent, so nothing is ever sealed twice under one key. The
 // name of the empty object ends with a description of the part, sealed under a key that is in the
 // record, so that one listing describes all parts.
-const uploads = hidden + "uploads/"
+const uploadsPrefix = hiddenPrefix + "uploads/"
 
 // record is what a client said when it began an upload.
 type record struct {
@@ -51,7 +51,7 @@ type record struct {
 	Put             s3response.PutObjectInput // the fields of the object besides its content
 }
 
-func folderOf(id string) string   { return uploads + id + "/" }
+func folderOf(id string) string   { return uploadsPrefix + id + "/" }
 func recordName(id string) string { return folderOf(id) + "upload" }
 
 func partName(id string, number int32, try string) string {
@@ -65,7 +65,7 @@ func (b *Backend) CreateMultipartUpload(ctx context.Context, in s3response.Creat
 }
 
 func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipartUploadInput) (out s3response.InitiateMultipartUploadResult, err error) {
-	if err := errors.Join(visible(in.Key), foreignMetadata(in.Metadata)); err != nil {
+	if err := errors.Join(checkKey(in.Key), foreignMetadata(in.Metadata)); err != nil {
 		return out, err
 	}
 	if strings.HasSuffix(*in.Key, "/") && b.isFolder {
@@ -87,7 +87,7 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 		}
 	}
 	r := &record{
-		ID: uuid.NewString(), Bucket: *in.Bucket, Key: name, Initiated: time.Now().UTC(), Secret: make([]byte, 32),
+		ID: uuid.NewString(), Bucket: *in.Bucket, Key: name, Initiated: time.Now().UTC(), Secret: randomBytes(32),
 		Algorithm: in.ChecksumAlgorithm, Type: in.ChecksumType,
 		Put: s3response.PutObjectInput{
 			ContentType: in.ContentType, ContentEncoding: in.ContentEncoding, ContentDisposition: in.ContentDisposition, ContentLanguage: in.ContentLanguage,
@@ -96,7 +96,6 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 			ObjectLockLegalHoldStatus: in.ObjectLockLegalHoldStatus, Metadata: in.Metadata,
 		},
 	}
-	rand.Read(r.Secret)
 	text, err := json.Marshal(r)
 	if err != nil {
 		return out, err
@@ -119,7 +118,7 @@ func (b *Backend) createUpload(ctx context.Context, in s3response.CreateMultipar
 // its upload.
 type knownRecord struct {
 	record *record
-	seen   time.Time // when it was last known to be there
+	seen   time.Time // when it was last known to be stored
 }
 
 const (
@@ -127,9 +126,10 @@ const (
 	recordsTrust = 10 * time.Second // another gateway may have completed the upload
 )
 
-// request returns what a request about an upload is for: a key, the name of an object, and an ID.
-func (b *Backend) request(ctx context.Context, bucket, key, uploadID *string) (k *Key, name, id string, err error) {
-	if err := visible(key); err != nil {
+// checkUpload checks a request about an upload. It returns the Key of the object, the object's
+// name, and the upload's ID.
+func (b *Backend) checkUpload(ctx context.Context, bucket, key, uploadID *string) (k *Key, name, id string, err error) {
+	if err := checkKey(key); err != nil {
 		return nil, "", "", err
 	}
 	id = strings.Clone(aws.ToString(uploadID))
@@ -148,7 +148,7 @@ func (b *Backend) request(ctx context.Context, bucket, key, uploadID *string) (k
 
 // record returns the record of an upload.
 func (b *Backend) record(ctx context.Context, bucket, key, uploadID *string) (*record, *Key, error) {
-	k, name, id, err := b.request(ctx, bucket, key, uploadID)
+	k, name, id, err := b.checkUpload(ctx, bucket, key, uploadID)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -166,7 +166,7 @@ func (b *Backend) record(ctx context.Context, bucket, key, uploadID *string) (*r
 }
 
 // label is what can be read of an upload's record without the key. Nothing authenticates it, so
-// only deleting and listing depend on it.
+// only listing and deleting rely on it.
 type label struct {
 	key     string // the object's name
 	written time.Time
@@ -183,12 +183,12 @@ func (b *Backend) labelOf(ctx context.Context, bucket, id string) (label, error)
 	return label{key, aws.ToTime(out.LastModified)}, err
 }
 
-// keyOf returns the name of the object that an upload is for, by the metadata of its record.
+// keyOf returns the name of the object that an upload is for, from the metadata of its record.
 func keyOf(metadata map[string]string) (string, error) {
 	own, _ := ownMetadata(metadata)
 	key, err := base64.RawURLEncoding.DecodeString(own[keyName])
 	if err != nil || len(key) == 0 {
-		return "", invalid
+		return "", errInvalid
 	}
 	return string(key), nil
 }
@@ -225,7 +225,7 @@ func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, e
 		return nil, err
 	}
 	if read, ok := content.(*message.DecryptReader); !ok || read.Header() == nil { // plaintext, which may be allowed for objects
-		return nil, invalid
+		return nil, errInvalid
 	}
 	var r record
 	text, err := io.ReadAll(io.LimitReader(content, maxRecord))
@@ -235,8 +235,8 @@ func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, e
 	if err := json.Unmarshal(text, &r); err != nil {
 		return nil, err
 	}
-	if r.ID != id || r.Bucket != bucket || r.Key != key { // somebody put one record in the place of another
-		return nil, invalid
+	if r.ID != id || r.Bucket != bucket || r.Key != key { // one record was put in the place of another
+		return nil, errInvalid
 	}
 	b.records.put(r.ID, knownRecord{&r, time.Now()})
 	return &r, nil
@@ -246,8 +246,8 @@ func (b *Backend) recordOf(ctx context.Context, bucket, id string) (_ *record, e
 const maxRecord = 1 << 20
 
 func isMissing(err error) bool {
-	missing, ok := errors.AsType[s3err.S3Error](err)
-	return ok && missing.BaseError().Code == "NoSuchKey" || ok && missing.StatusCode() == 404 && missing.BaseError().Code != "NoSuchBucket"
+	answered, ok := errors.AsType[s3err.S3Error](err)
+	return ok && answered.BaseError().Code == "NoSuchKey" || ok && answered.StatusCode() == 404 && answered.BaseError().Code != "NoSuchBucket"
 }
 
 // donePart is a part that was stored.
@@ -331,7 +331,7 @@ func (r *record) parseDone(name string) (*donePart, error) {
 	}
 	const messageID, algorithm, sum = 16, 48, 49 // offsets
 	if len(plain) < sum || int(plain[algorithm]) >= len(algorithms) {
-		return nil, invalid
+		return nil, errInvalid
 	}
 	return &donePart{
 		number: int32(n), try: try, size: int64(binary.BigEndian.Uint64(plain)),
@@ -340,16 +340,16 @@ func (r *record) parseDone(name string) (*donePart, error) {
 	}, nil
 }
 
-// parts returns the parts of an upload in the order of their numbers. Of several parts with one
-// number, the last one that was stored comes last.
+// parts returns the parts of an upload in the order of their numbers. Parts with one number are in
+// the order in which they were stored.
 func (b *Backend) parts(ctx context.Context, r *record) (all []*donePart, err error) {
-	for object, err := range b.own(ctx, r.Bucket, folderOf(r.ID)+"done/") {
+	for object, err := range b.ownObjects(ctx, r.Bucket, folderOf(r.ID)+"done/") {
 		if err != nil {
 			return nil, err
 		}
 		p, err := r.parseDone(*object.Key)
 		if err != nil {
-			continue // somebody else put it there
+			continue // no gateway put it there
 		}
 		p.stored = aws.ToTime(object.LastModified)
 		all = append(all, p)
@@ -366,8 +366,8 @@ func (b *Backend) parts(ctx context.Context, r *record) (all []*donePart, err er
 	return all, nil
 }
 
-// current returns the last part of each number.
-func current(all []*donePart) (last []*donePart) {
+// currentParts returns the part of each number that counts, which is the last one.
+func currentParts(all []*donePart) (last []*donePart) {
 	for i, p := range all {
 		if i+1 == len(all) || all[i+1].number != p.number {
 			last = append(last, p)
@@ -404,7 +404,7 @@ func (b *Backend) listParts(ctx context.Context, in *s3.ListPartsInput) (out s3r
 	if r.Type == "" { // as versitygw has it
 		out.ChecksumAlgorithm, out.ChecksumType = "null", "null"
 	}
-	for _, p := range current(all) {
+	for _, p := range currentParts(all) {
 		if int(p.number) <= marker {
 			continue
 		}

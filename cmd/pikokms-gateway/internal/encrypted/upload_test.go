@@ -162,8 +162,8 @@ func TestUploadIsAborted(t *testing.T) {
 	require.Equal(t, "NoSuchUpload", code(err))
 }
 
-// TestPartsAreNotExchanged exchanges stored parts behind the gateway. They are messages that the
-// gateway made, but not the ones that stand there.
+// TestPartsAreNotExchanged exchanges stored parts behind the gateway. The gateway made these
+// messages, but not for these places.
 func TestPartsAreNotExchanged(t *testing.T) {
 	b := newBucket(t, behind)
 	u := begin(b, "a")
@@ -187,7 +187,7 @@ func TestPartsAreNotExchanged(t *testing.T) {
 	require.Empty(t, b.list(10))
 }
 
-// failing is a backend whose n-th call for objects fails, before or after it was done.
+// failing is a backend whose n-th call for objects fails, before or after the call is carried out.
 type failing struct {
 	backend.Backend
 	left  atomic.Int64
@@ -257,8 +257,8 @@ func (f *failing) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMu
 	return r.out, r.version, err
 }
 
-// TestEachCallFails fails one call after the other of an upload in parts. The client repeats what
-// failed, and has the whole object in the end, of which nothing was to be seen before.
+// TestEachCallFails makes each call of an upload in parts fail in its turn. The client repeats what
+// failed, and has the whole object in the end. Before that it sees nothing of it.
 func TestEachCallFails(t *testing.T) {
 	race.SkipShort(t)
 	one, two := random(fiveMiB), []byte("the rest")
@@ -333,7 +333,7 @@ func TestSweepLeavesWhatIsUnderWay(t *testing.T) {
 	_, err := u.complete()
 	require.NoError(t, err)
 
-	// A part that arrives when its upload is completed is left until it is old.
+	// A part that arrives when its upload is completed stays until it is old.
 	name := fmt.Sprintf(".pikokms/uploads/%s/parts/00002.aa", u.id)
 	size := int64(1)
 	_, err = behind.PutObject(t.Context(), s3response.PutObjectInput{Bucket: &b.name, Key: &name, Body: strings.NewReader("x"), ContentLength: &size})
@@ -350,7 +350,7 @@ func TestTenThousandParts(t *testing.T) {
 	}
 	b := newBucket(t, behind)
 	u := begin(b, "a")
-	// A part but the last has 5 MiB at least, so this lists many and completes one.
+	// Each part but the last has at least 5 MiB, so this test lists many and completes one.
 	for n := int32(1); n <= 3000; n++ {
 		u.upload(n, []byte{byte(n)})
 	}
@@ -394,8 +394,8 @@ func (w withoutTenant) UnwrapDataKey(ctx context.Context, request *provider.Unwr
 	return w.Keyring.UnwrapDataKey(ctx, request)
 }
 
-// TestUploadsWithoutTheirKey lists, sweeps and aborts uploads of tenants, the key of one of which is
-// disabled or destroyed. Only reading and completing them takes it.
+// TestUploadsWithoutTheirKey lists, sweeps and aborts uploads of tenants, one of whose keys is
+// disabled or destroyed. Only reading and completing uploads needs their key.
 func TestUploadsWithoutTheirKey(t *testing.T) {
 	for _, gone := range []error{provider.ErrKeyDisabled, branchkey.ErrDestroyed, provider.ErrKeyNotFound} {
 		b := newBucket(t, behind)

@@ -25,7 +25,7 @@ func (b *Backend) uploadPart(ctx context.Context, in *s3.UploadPartInput) (*s3.U
 	if err != nil {
 		return nil, err
 	}
-	stated := checksumOf(in)
+	stated := takeChecksum(in)
 	if trailing, ok := in.Body.(middlewares.ChecksumReader); ok && trailing.Algorithm() != "" {
 		stated.Algorithm = types.ChecksumAlgorithm(strings.ToUpper(trailing.Algorithm()))
 	}

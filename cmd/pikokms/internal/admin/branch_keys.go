@@ -143,8 +143,8 @@ func idsOf(c branchkey.Config, arguments []string) []string {
 	return arguments
 }
 
-// wrapUnder makes a KMS key the one that wraps the branch keys of a table. The key that did so
-// before is trusted.
+// wrapUnder makes a KMS key the one that wraps the branch keys of a table. The one before stays
+// trusted.
 func wrapUnder(c *branchkey.Config, to string) error {
 	if c.File == "" {
 		if len(c.KMS.Accounts) > 0 {
@@ -178,7 +178,8 @@ func wrapUnder(c *branchkey.Config, to string) error {
 	return nil
 }
 
-// namingBranchKey returns an error that names the branch key, in place of the error around it.
+// namingBranchKey returns err with the ID of the branch key, in place of a provider.EncryptionError
+// around it.
 func namingBranchKey(id string, err error) error {
 	if failed, ok := errors.AsType[*provider.EncryptionError](err); ok {
 		err = failed.Err

@@ -23,7 +23,7 @@ type branchKeyJob struct {
 	all  bool
 	jobs int
 
-	leavesDestroyed bool // with --all
+	skipsDestroyed bool // whether --all passes over destroyed branch keys
 }
 
 // add adds the flags.
@@ -83,21 +83,21 @@ func (n *tally) checkedText() string {
 	return fmt.Sprintf("checked %s", console.Count(n.keys.Load()+n.failed.Load(), "branch key"))
 }
 
-// run works on the given branch keys or, with --all, on each of the table. What fails is named on
-// standard error. run goes on with the others, unless a service is down or denies access.
-func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []string, n *tally, work func(id string) error) error {
+// run works on the branch keys of these IDs or, with --all, on each of the table. It names failures
+// on standard error and goes on with the other keys, unless a service is down or denies access.
+func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []string, n *tally, do func(id string) error) error {
 	if !j.all {
-		return j.each(ctx, ids, n, work)
+		return j.each(ctx, ids, n, do)
 	}
 	// A branch key that is made meanwhile is found in the next round.
-	seen, listed := make(map[string]bool), false
+	seen, anyDestroyed := make(map[string]bool), false
 	for {
 		var found []string
 		for d, err := range store.List(ctx) {
 			id := ""
 			switch {
-			case err == nil && errors.Is(d.Err, branchkey.ErrDestroyed) && j.leavesDestroyed:
-				listed = true
+			case err == nil && errors.Is(d.Err, branchkey.ErrDestroyed) && j.skipsDestroyed:
+				anyDestroyed = true
 				continue
 			case err == nil:
 				id = d.ID
@@ -112,18 +112,19 @@ func (j *branchKeyJob) run(ctx context.Context, store *branchkey.Store, ids []st
 				found = append(found, id)
 			}
 		}
-		if len(seen) == 0 && !listed {
+		if len(seen) == 0 && !anyDestroyed {
 			return errors.New("the table has no branch keys")
 		}
 		if len(found) == 0 {
 			return nil
 		}
-		if err := j.each(ctx, found, n, work); err != nil {
+		if err := j.each(ctx, found, n, do); err != nil {
 			return err
 		}
 	}
 }
 
+// each works on the branch keys of these IDs, several at a time.
 func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, do func(id string) error) error {
 	type result struct {
 		id  string
@@ -141,8 +142,8 @@ func (j *branchKeyJob) each(ctx context.Context, ids []string, n *tally, do func
 			return nil
 		}
 		err := namingBranchKey(r.id, r.err)
-		for _, stops := range []error{ctx.Err(), provider.ErrProviderUnavailable, provider.ErrAccessDenied, branchkey.ErrNoTable, provider.ErrKeyDisabled} {
-			if stops != nil && errors.Is(err, stops) && !isOfBranchKey(err) {
+		for _, fatal := range []error{ctx.Err(), provider.ErrProviderUnavailable, provider.ErrAccessDenied, branchkey.ErrNoTable, provider.ErrKeyDisabled} {
+			if fatal != nil && errors.Is(err, fatal) && !isOfBranchKey(err) {
 				return err
 			}
 		}
@@ -158,7 +159,7 @@ func isOfBranchKey(err error) bool {
 }
 
 func branchKeysMove() *cobra.Command {
-	j := branchKeyJob{leavesDestroyed: true}
+	j := branchKeyJob{skipsDestroyed: true}
 	var to string
 	command := &cobra.Command{
 		Use:   "move [-k KEY] --to KMS-KEY {--all | [ID]...}",
@@ -288,8 +289,7 @@ func (j *branchKeyJob) check(ctx context.Context, store *branchkey.Store, ids []
 	return nil
 }
 
-// foundText says what was found of branch keys that passed the check, under a KMS key if there is
-// one.
+// foundText describes the branch keys that passed the check. The table need not have a KMS key.
 func (n *tally) foundText(keyARN string) string {
 	genuine := "genuine and complete"
 	if keyARN != "" {

@@ -65,15 +65,15 @@ about that of the KEY.`,
 	return command
 }
 
-// change disables or enables the branch key that the arguments name, and returns its ID and what
-// became of it.
-func (s *keyStore) change(ctx context.Context, arguments []string, change func(*branchkey.Store, context.Context, string) (*branchkey.Description, error)) (string, *branchkey.Description, error) {
+// change disables or enables the branch key that the arguments name, and returns its ID and its new
+// state.
+func (s *keyStore) change(ctx context.Context, arguments []string, apply func(*branchkey.Store, context.Context, string) (*branchkey.Description, error)) (string, *branchkey.Description, error) {
 	store, _, id, err := s.openOne(ctx, arguments)
 	if err != nil {
 		return "", nil, err
 	}
 	defer store.Close()
-	d, err := change(store, ctx, id)
+	d, err := apply(store, ctx, id)
 	if err != nil {
 		return "", nil, namingBranchKey(id, err)
 	}
@@ -254,7 +254,7 @@ func readLine(ctx context.Context) (string, error) {
 	}
 }
 
-// stateText says in which state a branch key is, and since when.
+// stateText returns the state of a branch key, and since when it has it.
 func stateText(d *branchkey.Description) string {
 	text := stateOf(d)
 	switch text {

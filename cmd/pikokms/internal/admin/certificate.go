@@ -64,10 +64,10 @@ type ProvedObject struct {
 // providerID is the provider ID of data keys that branch keys wrap.
 var providerID = branchkey.KeyService.ProviderIDs[0]
 
-// proving writes a Proof while it is made.
+// proving makes a Proof, and writes its objects as they are found.
 type proving struct {
 	Proof
-	key      string          // the branch key's ID, as headers are reported
+	key      string          // the branch key's ID, as a look.Report has it
 	versions map[string]bool // that were destroyed
 }
 
@@ -84,9 +84,9 @@ func newCertificate(store *branchkey.Store, config branchkey.Config, d *branchke
 	return c
 }
 
-// write writes the certificate, with a proof if there is a plan. The objects of a proof are written
-// as they are found, since there may be millions. It returns false if the certificate is not whole,
-// and an error also if the proof misses objects.
+// write writes the certificate, with a proof if there is a plan. It writes the proof's objects as
+// they are found, since there may be millions. isWhole reports whether the certificate was written
+// to its end; it can be true with an error, which then says that the proof misses objects.
 func (c *Certificate) write(ctx context.Context, w io.Writer, e *work.Each, plan *work.Plan) (isWhole bool, err error) {
 	if plan == nil {
 		err := encodeJSON(w, c)
@@ -192,7 +192,7 @@ func (p *proving) take(w io.Writer, x *look.Object) error {
 	return err
 }
 
-// callerTimeout bounds the wait for AWS to say who calls.
+// callerTimeout bounds the time of asking AWS who the caller is.
 const callerTimeout = 10 * time.Second
 
 // callerOf returns the ARN of the caller of AWS, or nothing if the table is in a file.

@@ -131,8 +131,8 @@ func (x *examiner) describe(ctx context.Context) (*types.KeyMetadata, error) {
 	return m, nil
 }
 
-// allowed turns the answer to a dry run into nil, if the call would have succeeded.
-func allowed(err error) error {
+// ignoreDryRun turns the answer to a dry run into nil, if the call would have succeeded.
+func ignoreDryRun(err error) error {
 	if api, ok := errors.AsType[smithy.APIError](err); ok && api.ErrorCode() == "DryRunOperationException" {
 		return nil
 	}
@@ -146,7 +146,7 @@ func (x *examiner) generate(ctx context.Context) error {
 	if err == nil {
 		x.keep(out)
 	}
-	return allowed(err)
+	return ignoreDryRun(err)
 }
 
 // keep keeps the ciphertext of a data key, and not the data key.
@@ -162,7 +162,7 @@ func (x *examiner) encrypt(ctx context.Context) error {
 	if err == nil && x.blob == nil {
 		x.blob = out.CiphertextBlob
 	}
-	return allowed(err)
+	return ignoreDryRun(err)
 }
 
 func (x *examiner) decrypt(ctx context.Context) error {
@@ -192,7 +192,7 @@ func (x *examiner) reEncrypt(ctx context.Context) error {
 // withCiphertext makes a dry run that ignores the ciphertext. If KMS looks for one all the same, it
 // makes the dry run again, with a ciphertext.
 func (x *examiner) withCiphertext(ctx context.Context, dryRun func(blob []byte, modifiers []types.DryRunModifierType) error) error {
-	err := allowed(dryRun(x.blob, []types.DryRunModifierType{types.DryRunModifierTypeIgnoreCiphertext}))
+	err := ignoreDryRun(dryRun(x.blob, []types.DryRunModifierType{types.DryRunModifierTypeIgnoreCiphertext}))
 	if err == nil || isRefused(err) || x.blob != nil || !missesCiphertext(err) {
 		return err
 	}
@@ -203,7 +203,7 @@ func (x *examiner) withCiphertext(ctx context.Context, dryRun func(blob []byte, 
 		return err
 	}
 	x.keep(out)
-	return allowed(dryRun(x.blob, nil))
+	return ignoreDryRun(dryRun(x.blob, nil))
 }
 
 // missesCiphertext reports whether KMS may have refused a dry run for want of a ciphertext.
@@ -230,7 +230,7 @@ func (x *examiner) decryptRSA(ctx context.Context, hash crypto.Hash) error {
 		KeyId: &x.keyID, EncryptionAlgorithm: algorithm, GrantTokens: x.grantTokens,
 		DryRun: aws.Bool(true), DryRunModifiers: []types.DryRunModifierType{types.DryRunModifierTypeIgnoreCiphertext},
 	})
-	return allowed(err)
+	return ignoreDryRun(err)
 }
 
 // derive asks about DeriveSharedSecret under an EC key, with a new key as its peer.
@@ -250,7 +250,7 @@ func (x *examiner) derive(ctx context.Context, curve ecdh.Curve) error {
 	if err == nil {
 		clear(out.SharedSecret)
 	}
-	return allowed(err)
+	return ignoreDryRun(err)
 }
 
 // isRefused reports whether KMS answered that valid credentials do not permit a call.
@@ -259,7 +259,7 @@ func isRefused(err error) bool {
 	return ok && (api.ErrorCode() == "AccessDeniedException" || api.ErrorCode() == "AccessDenied")
 }
 
-// curves are those of EC keys that agree on secrets.
+// curves has the curves of EC keys for key agreement.
 var curves = map[types.KeySpec]ecdh.Curve{
 	types.KeySpecEccNistP256: ecdh.P256(), types.KeySpecEccNistP384: ecdh.P384(), types.KeySpecEccNistP521: ecdh.P521(),
 }

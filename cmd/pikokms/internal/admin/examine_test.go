@@ -27,7 +27,7 @@ func clientOf(t testing.TB, url string) *kms.Client {
 	})
 }
 
-// permissions returns what an examination says of each action.
+// permissions returns whether an examination found each action allowed, denied or unknown.
 func permissions(e *examination) map[string]string {
 	said := make(map[string]string)
 	for _, p := range e.permissions {

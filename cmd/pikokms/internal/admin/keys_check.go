@@ -164,7 +164,7 @@ type checkedPermission struct {
 	Breaks  string `json:"breaks"`           // what does not work without it
 }
 
-// checkKey checks a KEY, on which these actions are needed if it is a symmetric key of KMS.
+// checkKey checks a KEY. needed are the actions that it must allow if it is a symmetric key of KMS.
 func checkKey(ctx context.Context, k *keys.Key, pairs map[string]string, needed []string) *CheckedKey {
 	c := &CheckedKey{Key: k.String()}
 	var err error
@@ -223,7 +223,7 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 	}
 	var missing []string
 	for _, p := range e.permissions {
-		checked := checkedPermission{Action: p.action, Allowed: "yes", Needed: slices.Contains(needed, p.action), Breaks: breaks(p.action, isARN)}
+		checked := checkedPermission{Action: p.action, Allowed: "yes", Needed: slices.Contains(needed, p.action), Breaks: brokenWithout(p.action, isARN)}
 		switch {
 		case p.isDenied():
 			checked.Allowed = "no"
@@ -240,13 +240,13 @@ func (c *CheckedKey) checkKMS(ctx context.Context, k *keys.Key, pairs map[string
 	}
 	if len(missing) > 0 {
 		c.Problems = append(c.Problems, "not allowed: "+strings.Join(missing, ", "))
-		c.Statement = c.add(missing, config, pairs)
+		c.Statement = c.missingStatements(missing, config, pairs)
 	}
 	return nil
 }
 
-// add returns the statements that allow what is missing.
-func (c *CheckedKey) add(missing []string, config awskms.Config, pairs map[string]string) []Statement {
+// missingStatements returns the statements that allow what is missing.
+func (c *CheckedKey) missingStatements(missing []string, config awskms.Config, pairs map[string]string) []Statement {
 	resource := c.ARN
 	alias, isAlias := "", false
 	if resource == "" {
@@ -332,26 +332,26 @@ func (c *CheckedKey) addUses(needed []string, encryptErr, decryptErr error) {
 		breaks string
 	}{
 		{"encrypt", encrypts, encryptErr, "encrypt -k and rewrap --to"},
-		{"decrypt", decrypts, decryptErr, breaks(actionDecrypt, true)},
+		{"decrypt", decrypts, decryptErr, brokenWithout(actionDecrypt, true)},
 	} {
-		permission := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
+		checked := checkedPermission{Action: use.action, Allowed: "yes", Needed: use.needed, Breaks: use.breaks}
 		switch {
 		case errors.Is(use.err, errNotTried):
-			permission.Allowed, permission.Reason = "unknown", use.err.Error()
+			checked.Allowed, checked.Reason = "unknown", use.err.Error()
 			if use.needed && !encrypts {
 				c.Problems = append(c.Problems, "whether it decrypts is not known: "+strings.TrimPrefix(console.Explain(encryptErr), "key "+c.Key+": "))
 			}
 		case use.err != nil:
-			permission.Allowed = "no"
+			checked.Allowed = "no"
 			reason := strings.TrimPrefix(console.Explain(use.err), "key "+c.Key+": ")
 			if errors.Is(use.err, provider.ErrProviderUnavailable) {
-				permission.Allowed, permission.Reason = "unknown", reason
+				checked.Allowed, checked.Reason = "unknown", reason
 			}
 			if use.needed {
 				c.Problems = append(c.Problems, fmt.Sprintf("it does not %s: %s", use.action, reason))
 			}
 		}
-		c.Permissions = append(c.Permissions, permission)
+		c.Permissions = append(c.Permissions, checked)
 	}
 }
 

@@ -74,28 +74,9 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 			if err := checkPolicyKeys(r.keys, rsaKeys, len(principals) > 0); err != nil {
 				return console.Usage(err)
 			}
-			var statements []Statement
-			for i, k := range r.keys {
-				if k.Service.Scheme != awskms.KeyService.Scheme {
-					continue // It is only used together with the others.
-				}
-				actions := r.actions(i)
-				if len(actions) == 0 {
-					continue
-				}
-				isRSA := slices.ContainsFunc(rsaKeys, func(named string) bool { return named == allKeys || named == "true" || named == k.Given })
-				needed, err := neededOf(command.Context(), k, actions, isRSA)
-				if err != nil {
-					return err
-				}
-				if len(needed.actions) == 0 {
-					continue
-				}
-				pairs := r.pairs
-				if needed.isRSA || needed.isEC {
-					pairs = nil
-				}
-				statements = merge(statements, allow("Pikokms"+strings.ToUpper(role[:1])+role[1:], needed.actions, []string{needed.keyARN}, pairs))
+			statements, err := r.statements(command.Context(), rsaKeys)
+			if err != nil {
+				return err
 			}
 			if len(r.pairs) > 0 && len(statements) > 0 && !slices.ContainsFunc(statements, func(s Statement) bool { return s.Condition != nil }) {
 				return console.Usage(errors.New("-c is no use with RSA keys alone: KMS sees no encryption context under an RSA key"))
@@ -104,7 +85,7 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 				return errors.New("no permission is needed: whoever has the public key can encrypt")
 			}
 			if len(principals) > 0 {
-				statements = ofKey(statements, principals)
+				statements = keyPolicy(statements, principals)
 			}
 			return encodeJSON(os.Stdout, Policy{PolicyVersion, statements})
 		},
@@ -123,6 +104,32 @@ KMS is only asked for the ARN of a KEY that is an alias or an ID.`,
 	flags.DurationVar(&timeout, "kms-timeout", keys.DefaultTimeout, "how long to wait for each answer of a key service, retries included")
 	_ = command.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp))
 	return command
+}
+
+// statements returns the statements that allow what the role needs of its keys of AWS KMS. Those of
+// --rsa are RSA keys.
+func (r *roleKeys) statements(ctx context.Context, rsaKeys []string) ([]Statement, error) {
+	sid := "Pikokms" + strings.ToUpper(r.role[:1]) + r.role[1:]
+	var statements []Statement
+	for i, k := range r.keys {
+		if k.Service.Scheme != awskms.KeyService.Scheme {
+			continue // It is only used together with the others.
+		}
+		statedRSA := slices.ContainsFunc(rsaKeys, func(named string) bool { return named == allKeys || named == "true" || named == k.Given })
+		needed, err := neededOf(ctx, k, r.actions(i), statedRSA)
+		if err != nil {
+			return nil, err
+		}
+		if len(needed.actions) == 0 {
+			continue
+		}
+		pairs := r.pairs
+		if needed.isRSA || needed.isEC {
+			pairs = nil
+		}
+		statements = merge(statements, allow(sid, needed.actions, []string{needed.keyARN}, pairs))
+	}
+	return statements, nil
 }
 
 // allKeys is the value of --rsa that stands for all keys.
@@ -165,9 +172,9 @@ type requirement struct {
 	isEC    bool
 }
 
-// neededOf returns what a role needs of a KEY. actions are those that it needs if the KEY is a
-// symmetric one.
-func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*requirement, error) {
+// neededOf returns what a role needs of a KEY. The given actions are those on a symmetric key; for
+// RSA and EC keys it returns others.
+func neededOf(ctx context.Context, k *keys.Key, actions []string, statedRSA bool) (*requirement, error) {
 	config, err := awskms.ParseURL(k.URL)
 	if err != nil {
 		return nil, err
@@ -178,10 +185,9 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 			return nil, err
 		}
 	}
-	n.isRSA = !n.isEC && (isRSA || config.PublicKeyFile != "" || config.Hash != 0)
-	looksUp := false
-	if a, err := arn.Parse(config.KeyID); err != nil || !strings.HasPrefix(a.Resource, "key/") {
-		looksUp = true
+	n.isRSA = !n.isEC && (statedRSA || config.PublicKeyFile != "" || config.Hash != 0)
+	isLookedUp := !isKeyARN(config.KeyID)
+	if isLookedUp {
 		info, err := keys.Ask(ctx, k, func(ctx context.Context, keyring provider.Unwrapper) (*provider.KeyInfo, error) {
 			return keyring.(provider.Provider).GetKeyInfo(ctx, config.KeyID)
 		})
@@ -198,13 +204,14 @@ func neededOf(ctx context.Context, k *keys.Key, actions []string, isRSA bool) (*
 	if n.isEC {
 		n.actions = ecActionsOf(actions, &config)
 	}
-	if looksUp {
+	if isLookedUp {
 		n.actions = append(n.actions, actionDescribeKey)
 	}
 	return n, nil
 }
 
-// merge adds statements to a policy. One that allows the same as another adds its resource to it.
+// merge adds statements to a policy. A statement that allows the same actions as one in the policy,
+// under the same condition, is joined to that.
 func merge(to, more []Statement) []Statement {
 	for _, s := range more {
 		i := slices.IndexFunc(to, func(other Statement) bool {
@@ -238,18 +245,18 @@ var administration = []string{
 	"kms:TagResource", "kms:UntagResource", "kms:Update*",
 }
 
-// ofKey returns the statements of a key's own policy. It replaces the whole of the earlier policy,
-// so it keeps the key's account in charge.
-func ofKey(statements []Statement, principals []string) []Statement {
+// keyPolicy returns the statements of a key's own policy, for principals. Such a policy replaces
+// the one before, so it also has a statement that leaves the key's account in charge.
+func keyPolicy(statements []Statement, principals []string) []Statement {
 	a, _ := arn.Parse(listOf(statements[0].Resource)[0])
 	root := arn.ARN{Partition: a.Partition, Service: "iam", AccountID: a.AccountID, Resource: "root"}
-	whole := []Statement{{
+	policy := []Statement{{
 		Sid: "Administration", Effect: "Allow", Principal: map[string]any{"AWS": root.String()},
 		Action: administration, Resource: "*",
 	}}
 	for _, s := range statements {
 		s.Principal, s.Resource = map[string]any{"AWS": oneOrList(principals)}, "*"
-		whole = append(whole, s)
+		policy = append(policy, s)
 	}
-	return whole
+	return policy
 }

@@ -92,38 +92,38 @@ func (r *roleKeys) actions(i int) []string {
 	return []string{actionDecrypt, wrap}
 }
 
-// rsaActionsOf returns what actions returns for an RSA key. Encrypting under one takes its public
-// half, which is read from a file or asked for.
+// rsaActionsOf returns the actions on an RSA key that do what these do on a symmetric one. To
+// encrypt under an RSA key takes its public half, which is in a file or is asked for.
 func rsaActionsOf(actions []string, hasPublicKey bool) []string {
-	var own []string
+	var needed []string
 	for _, action := range actions {
 		switch {
 		case action == actionDecrypt:
-			own = append(own, action)
+			needed = append(needed, action)
 		case !hasPublicKey:
-			own = append(own, actionDescribeKey, actionGetPublicKey)
+			needed = append(needed, actionDescribeKey, actionGetPublicKey)
 		}
 	}
-	return own
+	return needed
 }
 
-// ecActionsOf returns what actions returns for an EC key. Unwrapping a data key takes a secret that
-// KMS derives from this key and another, and so does wrapping one if there is a peer. Without a
-// peer, encrypting takes the public half alone. A peer shows that the key is an EC key, so its kind
-// is not asked for.
+// ecActionsOf returns the actions on an EC key that do what these do on a symmetric one. Unwrapping
+// a data key takes a secret that KMS derives from this key and another, and so does wrapping one if
+// there is a peer. Without a peer, encrypting takes the public half alone. A peer shows that the
+// key is an EC key, so its kind is not asked for.
 func ecActionsOf(actions []string, config *awskms.Config) []string {
-	var own []string
+	var needed []string
 	hasPeer := config.PeerFile != ""
 	if hasPeer || slices.Contains(actions, actionDecrypt) {
-		own = append(own, actionDeriveSharedSecret)
+		needed = append(needed, actionDeriveSharedSecret)
 	}
 	if config.PublicKeyFile != "" {
-		return own
+		return needed
 	}
 	if !hasPeer {
-		own = append(own, actionDescribeKey)
+		needed = append(needed, actionDescribeKey)
 	}
-	return append(own, actionGetPublicKey)
+	return append(needed, actionGetPublicKey)
 }
 
 // isECFile reports whether a file has the public half of an EC key, rather than that of an RSA key.
@@ -144,8 +144,8 @@ func isECFile(path string) (bool, error) {
 	return isEC, nil
 }
 
-// breaks returns what does not work without an action.
-func breaks(action string, isARN bool) string {
+// brokenWithout returns what does not work without an action.
+func brokenWithout(action string, isARN bool) string {
 	switch action {
 	case actionDescribeKey:
 		if isARN {

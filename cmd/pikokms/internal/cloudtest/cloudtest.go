@@ -29,8 +29,9 @@ import (
 // sizeKey is transfer.HeaderSizeKey as gocloud.dev stores it in Azure.
 const sizeKey = "pikokms__0x2d__header__0x2d__size"
 
-// variables name environment variables with the URL of a bucket in which tests may write, such
-// as one of fake-gcs-server or Azurite. What the URL does not say, the clouds' own variables say.
+// variables has the environment variables that hold the URL of a bucket in which tests may write,
+// such as one of fake-gcs-server or Azurite. The clouds' own variables say what the URL leaves out,
+// such as credentials.
 var variables = map[string]string{"GCS": "PIKOKMS_GCS_URL", "Azure": "PIKOKMS_AZURE_URL"}
 
 // Cloud is a place in a cloud, and the cloud's own client.
@@ -87,7 +88,8 @@ func (c Cloud) At(name string) string {
 	return address + name + query
 }
 
-// Metadata are in the words of applications, and not in those of gocloud.dev.
+// Metadata is metadata as applications write it. In the metadata of gocloud.dev these names and
+// values would be escaped.
 var Metadata = map[string]string{
 	"ownerId": "Juergen", "Mixed_Case": "My photo (1)/2.jpg", "percent": "100%", "escaped": "a%2Fb", "plus": "1+1", "json": `{"a":"b"}`, "under__0x2d__score": "x",
 }
@@ -119,7 +121,8 @@ func (c Cloud) Put(t *testing.T, name string, content []byte, encoding string) {
 	require.NoError(t, err, name)
 }
 
-// State returns what a cloud's own client says of an object. The content is as it is stored.
+// State returns an object's content, as it is stored, and its properties, both from the cloud's own
+// client.
 func (c Cloud) State(t *testing.T, name string) (content []byte, properties map[string]any) {
 	t.Helper()
 	if c.GCS != nil {
@@ -159,8 +162,8 @@ func (c Cloud) State(t *testing.T, name string) (content []byte, properties map[
 	}
 }
 
-// listedMetadata returns the metadata of a blob as the cloud has them, from the text of a listing:
-// net/http and the client change names.
+// listedMetadata returns the metadata of a blob with its names as they are stored. It takes them
+// from the text of a listing, since net/http and the client change their case.
 func (c Cloud) listedMetadata(t *testing.T, name string) map[string]string {
 	name = c.Prefix + name
 	var answer *http.Response
@@ -171,13 +174,13 @@ func (c Cloud) listedMetadata(t *testing.T, name string) map[string]string {
 	text, err := io.ReadAll(answer.Body)
 	require.NoError(t, err)
 	_, after, _ := strings.Cut(string(text), "<Metadata>")
-	found := make(map[string]string)
+	metadata := make(map[string]string)
 	for lower, value := range page.Segment.BlobItems[0].Metadata {
 		if i := strings.Index(strings.ToLower(after), "<"+lower+">"); lower != sizeKey {
-			found[after[i+1:i+1+len(lower)]] = *value
+			metadata[after[i+1:i+1+len(lower)]] = *value
 		}
 	}
-	return found
+	return metadata
 }
 
 // Names returns the names of all objects of a place.

@@ -13,17 +13,18 @@ const (
 	percentColumns = 8  // the percentage and the ends of the bar
 	countColumns   = 29 // as in (1.2 GiB/3.4 GiB, 123 MiB/s)
 	timesColumns   = 18 // as in [12m34s:1h23m45s]
-	leastColumns   = 4  // of the bar itself
-	usualColumns   = 80 // of a terminal that does not tell its size
+	minBarColumns  = 4  // of the bar itself
+	defaultColumns = 80 // of a terminal whose size is unknown
 )
 
 // layout is what a progress bar shows on a terminal.
 type layout struct{ word, counts, times bool }
 
-// layoutFor returns the most that fits into a terminal's columns. Word and numbers are the columns
-// of the two parts of the description. Without a total there is no bar, and no time left.
+// layoutFor returns the fullest layout that fits into columns. The parameters word and numbers are
+// the widths of the two parts of the description. Without a total there is neither a bar nor a time
+// left.
 func layoutFor(columns, word, numbers int, hasTotal bool) layout {
-	counts, times, rest := countColumns, timesColumns, percentColumns+leastColumns
+	counts, times, rest := countColumns, timesColumns, percentColumns+minBarColumns
 	if !hasTotal {
 		counts, times, rest = 22, 9, 2 // as in (1.2 GiB, 123 MiB/s) and [12m34s], behind a spinner
 	}
@@ -52,15 +53,15 @@ type Bar struct {
 	what string
 }
 
-// NewBar returns a bar that names what is done, with numbers of so many columns behind it. The
-// total is in bytes, and less than 1 if it is unknown.
+// NewBar returns a bar whose description is what, followed by numbers of up to so many columns. The
+// total is in bytes; less than 1 means that it is unknown.
 func NewBar(what string, numbers int, total int64) *Bar {
 	if total < 1 {
 		total = -1
 	}
 	columns, _, err := term.GetSize(int(os.Stderr.Fd()))
 	if err != nil || columns < 1 {
-		columns = usualColumns
+		columns = defaultColumns
 	}
 	b := &Bar{layout: layoutFor(columns, len(what), numbers, total > 0), what: what}
 	options := []progressbar.Option{
@@ -95,13 +96,13 @@ func (b *Bar) Draw(numbers string, n int64) {
 	_ = b.Set64(n)
 }
 
-// isWatched reports whether standard error is a terminal on which progress may be drawn, for it has
-// no lines of JSON.
+// isWatched reports whether progress may be drawn: standard error is a terminal, and the log is
+// text and not limited to errors.
 func isWatched() bool { return IsTextLog() && !IsQuiet() && term.IsTerminal(int(os.Stderr.Fd())) }
 
 // ShowProgress draws a progress bar on standard error if that is a terminal and the work lasts more
-// than half a second. The total is in bytes, or -1 if it is unknown. The bar goes when done is
-// called.
+// than half a second. The total is in bytes, or -1 if it is unknown. The caller calls done, which
+// removes the bar.
 func ShowProgress(what string, read func() int64, total int64) (done func()) {
 	bar := NewBar(what, 0, total)
 	l := ShowLine(nil, func() { _ = bar.Set64(read()) }, func() { _ = bar.Clear() })

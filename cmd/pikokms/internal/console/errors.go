@@ -36,7 +36,7 @@ var limitFlags = map[string]string{"MaxPairs": "--max-pairs", "MaxEncryptedDataK
 // Explain returns an error's text in one line, with the flag that would have helped.
 func Explain(err error) string {
 	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	// What transforms streams is no matter of who encrypts and decrypts them.
+	// Who encrypts and decrypts need not know that a transformer does it.
 	text = strings.ReplaceAll(text, "transformer crypto-service: ", "")
 	text = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) { // an object's name could steer a terminal

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// The annotations that a command's help is made by.
+// The annotations that control a command's help.
 const (
 	topicsAnnotation = "pikokms_topics" // of a command: the names of topics
 	shortAnnotation  = "pikokms_short"  // of a flag
@@ -27,7 +27,7 @@ func HasTopic(command *cobra.Command, name string) bool {
 	return slices.Contains(strings.Fields(command.Annotations[topicsAnnotation]), name)
 }
 
-// ShowInShortHelp marks flags as those that a help shows if not all of them fit on a screen.
+// ShowInShortHelp marks the flags that help shows if not all of them fit on a screen.
 func ShowInShortHelp(flags *pflag.FlagSet, names ...string) {
 	for _, name := range names {
 		if err := flags.SetAnnotation(name, shortAnnotation, nil); err != nil {

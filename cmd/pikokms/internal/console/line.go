@@ -10,7 +10,7 @@ import (
 
 // The times of progress.
 const (
-	progressAfter = 500 * time.Millisecond // work that ends before has none on a terminal
+	progressAfter = 500 * time.Millisecond // shorter work shows none on a terminal
 	drawEvery     = 100 * time.Millisecond // on a terminal
 	lineEvery     = 10 * time.Second       // elsewhere
 )
@@ -18,9 +18,9 @@ const (
 // ClearLine moves a terminal's cursor to the beginning of its line, which it clears.
 const ClearLine = "\r\x1b[2K"
 
-// Line shows on standard error how far work is. On a terminal it is drawn where the cursor is, from
-// progressAfter on, and is wiped when it is closed or something else is said. Elsewhere its text is
-// said each lineEvery.
+// Line shows the progress of work on standard error. On a terminal it is drawn in the cursor's line
+// from progressAfter on, and is wiped when it is closed or something else is written. Elsewhere its
+// text is logged every lineEvery.
 type Line struct {
 	text       func() string // may be nil
 	draw, wipe func()
@@ -33,6 +33,8 @@ type Line struct {
 	drawn bool
 }
 
+// ShowLine starts to show a line, by draw and wipe on a terminal and as text elsewhere. The caller
+// closes it.
 func ShowLine(text func() string, draw, wipe func()) *Line {
 	l := &Line{text: text, draw: draw, wipe: wipe, ended: make(chan struct{})}
 	l.Close = sync.OnceFunc(func() {
@@ -65,7 +67,7 @@ func ShowLine(text func() string, draw, wipe func()) *Line {
 	return l
 }
 
-// ShowText shows a line that is text on a terminal, too.
+// ShowText shows a line whose text is the same on a terminal and elsewhere.
 func ShowText(text func() string) *Line {
 	return ShowLine(text, func() { fmt.Fprint(os.Stderr, ClearLine, "pikokms: ", text()) }, func() { fmt.Fprint(os.Stderr, ClearLine) })
 }

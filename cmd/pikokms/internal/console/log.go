@@ -31,35 +31,35 @@ func AddLogFormat(root *cobra.Command) {
 
 const QuietFlag = "quiet"
 
-// AddQuiet adds the flag that leaves only errors to be said.
+// AddQuiet adds the flag that limits the log to errors.
 func AddQuiet(root *cobra.Command) {
 	root.PersistentFlags().BoolP(QuietFlag, "q", false, "say nothing on standard error but errors")
 	ShowInShortHelp(root.PersistentFlags(), QuietFlag)
 }
 
-// IsQuiet reports whether only errors are said.
+// IsQuiet reports whether the log is limited to errors.
 func IsQuiet() bool { return !slog.Default().Enabled(context.Background(), slog.LevelInfo) }
 
-// SetLogFormat sets the format of what is said from here on. All of it goes through slog's default
-// logger, and so does what packages say that know no other.
+// SetLogFormat sets the format of the log from here on. It sets slog's default logger, which other
+// packages use, too.
 func SetLogFormat(format string, quiet bool) error {
-	least := slog.LevelInfo
+	level := slog.LevelInfo
 	if quiet {
-		least = slog.LevelError
+		level = slog.LevelError
 	}
 	slog.SetLogLoggerLevel(slog.LevelWarn) // of package log, through which S3's upload manager warns
 	switch format {
 	case FormatText:
-		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex), least: least}))
+		slog.SetDefault(slog.New(&textHandler{w: os.Stderr, mu: new(sync.Mutex), level: level}))
 	case FormatJSON:
-		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: least})))
+		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	default:
 		return fmt.Errorf("--%s %q; known are %s, %s", LogFormatFlag, format, FormatText, FormatJSON)
 	}
 	return nil
 }
 
-// IsTextLog reports whether what is said is for people, who may also be shown a progress bar.
+// IsTextLog reports whether the log is text for people. They may also be shown a progress bar.
 func IsTextLog() bool {
 	_, ok := slog.Default().Handler().(*textHandler)
 	return ok
@@ -74,16 +74,16 @@ func Say(level slog.Level, text string, attributes ...any) {
 	slog.Log(context.Background(), level, text, attributes...)
 }
 
-// textHandler writes what is said as lines that begin with the command's name.
+// textHandler writes records as lines that begin with the command's name.
 type textHandler struct {
 	w      io.Writer
 	mu     *sync.Mutex // shared by handlers with further attributes
 	suffix string      // attributes of all records
-	least  slog.Level
+	level  slog.Level
 }
 
 func (h *textHandler) Enabled(_ context.Context, level slog.Level) bool {
-	return level >= h.least
+	return level >= h.level
 }
 
 func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
@@ -108,7 +108,7 @@ func (h *textHandler) WithAttrs(attributes []slog.Attr) slog.Handler {
 	return &more
 }
 
-// WithGroup implements slog.Handler. Groups are not told apart.
+// WithGroup implements slog.Handler. It ignores groups.
 func (h *textHandler) WithGroup(string) slog.Handler { return h }
 
 func attributeText(a slog.Attr) string {

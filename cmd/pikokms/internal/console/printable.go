@@ -9,7 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// FirstOnly returns the label if it is for the first of several lines, and else nothing.
+// FirstOnly returns label for the first of several lines, whose index is 0, and nothing for the
+// others.
 func FirstOnly(i int, label string) string {
 	if i > 0 {
 		return ""

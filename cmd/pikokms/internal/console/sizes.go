@@ -38,8 +38,8 @@ func Readable(n int64) string {
 func ParseSize(text string) (int64, error) {
 	number, shift := text, 0
 	for i, unit := range []string{"KiB", "MiB", "GiB"} {
-		if before, ok := strings.CutSuffix(text, unit); ok {
-			number, shift = before, 10*(i+1)
+		if digits, ok := strings.CutSuffix(text, unit); ok {
+			number, shift = digits, 10*(i+1)
 		}
 	}
 	n, err := strconv.ParseInt(number, 10, 64)

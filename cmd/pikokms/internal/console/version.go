@@ -14,8 +14,8 @@ func Version() string {
 	return describe(info)
 }
 
-// describe describes a build by the version of its module, its commit if it was built in a
-// checkout, and the version of Go. A build of "go install …@VERSION" knows no commit.
+// describe returns the version of a build's module, its commit if it was built in a checkout, and
+// the version of Go. A build of "go install …@VERSION" knows no commit.
 func describe(info *debug.BuildInfo) string {
 	version := info.Main.Version
 	if version == "" {

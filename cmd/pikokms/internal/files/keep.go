@@ -7,10 +7,11 @@ import (
 	"piko.sh/pikokms/outfile"
 )
 
-// Keep gives a file that is to take the place of another its owner, group, mode and time. It
-// refuses if that one, as it is now, is not as it was when it was read.
+// Keep gives file the owner, group, mode and time of the one that it will replace, of which now is
+// the current state. It fails with pikokms.ErrChanged if that is not as it was before, when it was
+// read.
 func Keep(file *os.File, now, before os.FileInfo) error {
-	if now == nil || !isSame(now, before) {
+	if now == nil || !isUnchanged(now, before) {
 		return pikokms.ErrChanged
 	}
 	if err := outfile.KeepOwner(file, now); err != nil {
@@ -19,7 +20,7 @@ func Keep(file *os.File, now, before os.FileInfo) error {
 	return outfile.KeepModTime(file, now)
 }
 
-// isSame reports whether a file is as it was.
-func isSame(now, before os.FileInfo) bool {
+// isUnchanged reports whether a file did not change between two looks at it.
+func isUnchanged(now, before os.FileInfo) bool {
 	return before != nil && os.SameFile(now, before) && now.Size() == before.Size() && now.ModTime().Equal(before.ModTime())
 }

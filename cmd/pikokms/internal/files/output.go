@@ -13,8 +13,8 @@ import (
 	"piko.sh/pikokms/outfile"
 )
 
-// OpenInput opens IN. It returns how many bytes can be read, or -1 when they can't be known before
-// they are read.
+// OpenInput opens IN, the first argument or else standard input. It returns how many bytes there
+// are to read, or -1 if that is not known, as for a pipe.
 func OpenInput(arguments []string) (*os.File, int64, error) {
 	in := os.Stdin
 	if len(arguments) > 0 && arguments[0] != "-" {
@@ -51,8 +51,8 @@ type Output struct {
 	replace bool
 	// early writes the file to disk while it is made.
 	early io.Writer
-	// detach keeps the end of the context from removing the file. It returns false when the context
-	// has ended.
+	// detach stops the removal of the file at the end of the context. It returns false if the context
+	// has ended already.
 	detach func() bool
 }
 
@@ -78,11 +78,13 @@ func CreateOutput(ctx context.Context, path string, replace bool) (*Output, erro
 		return nil, fmt.Errorf("%s is a directory; -o names a file", path)
 	case !info.Mode().IsRegular():
 		return openDirectly(path, info)
-	case OwnStream(path, info) != nil:
-		return &Output{File: OwnStream(path, info)}, nil
-	case !replace:
-		return nil, ExistsError(path)
 	default:
+		if stream := OwnStream(path, info); stream != nil {
+			return &Output{File: stream}, nil
+		}
+		if !replace {
+			return nil, ExistsError(path)
+		}
 		// Symbolic links stay, and the file that they lead to is replaced.
 		if _, err := ResolveOutput(path, false); err != nil {
 			return nil, fmt.Errorf("-o: %w", err)
@@ -136,11 +138,11 @@ func (o *Output) blame(err error) error {
 }
 
 func (o *Output) Write(p []byte) (int, error) {
-	if o.early == nil {
-		n, err := o.File.Write(p)
-		return n, o.blame(err)
+	w := o.early
+	if w == nil {
+		w = o.File
 	}
-	n, err := o.early.Write(p)
+	n, err := w.Write(p)
 	return n, o.blame(err)
 }
 
@@ -171,24 +173,25 @@ func (o *Output) Commit(ctx context.Context) error {
 	}
 	temporary, err := nameUnnamed(o.File)
 	if err = errors.Join(err, o.Close()); err != nil {
-		return o.place(temporary, o.blame(err))
+		return o.cleanUp(temporary, o.blame(err))
 	}
 	if o.replace {
-		return o.place(temporary, os.Rename(temporary, o.Path))
+		return o.cleanUp(temporary, os.Rename(temporary, o.Path))
 	}
 	// Unlike a rename, a link never replaces a file that was made in the meantime.
 	if os.Link(temporary, o.Path) == nil {
-		return o.place(temporary, os.Remove(temporary))
+		return o.cleanUp(temporary, os.Remove(temporary))
 	}
 	if _, err := os.Lstat(o.Path); err == nil {
-		return o.place(temporary, ExistsError(o.Path))
+		return o.cleanUp(temporary, ExistsError(o.Path))
 	}
 	// The file system has no hard links.
-	return o.place(temporary, os.Rename(temporary, o.Path))
+	return o.cleanUp(temporary, os.Rename(temporary, o.Path))
 }
 
-// place removes the temporary name if err is not nil: the file did not get its own name.
-func (o *Output) place(temporary string, err error) error {
+// cleanUp returns err. If it is not nil, the file did not get its own name, and cleanUp removes the
+// temporary one.
+func (o *Output) cleanUp(temporary string, err error) error {
 	if err != nil {
 		_ = os.Remove(temporary)
 	}

@@ -21,11 +21,11 @@ const maxLinks = 40
 // errPlanted means that another user has put something where a result is to go.
 var errPlanted = errors.New("another user has put it there, in a folder that everyone can write to; choose another name")
 
-// ResolveOutput returns the path that a path of an output leads to, which has no symbolic links. In
-// folders that everyone can write to, such as /tmp, it refuses the links, named pipes and, if
-// existing says so, files of other users, as Linux does where fs.protected_symlinks,
-// fs.protected_fifos and fs.protected_regular are 1 (proc_sys_fs(5)): they could have others read
-// the output, or have a file of this user overwritten.
+// ResolveOutput follows the symbolic links of an output's path. In folders that everyone can write
+// to, such as /tmp, it refuses links and named pipes of other users and, if existing is set, their
+// files, as Linux does where fs.protected_symlinks, fs.protected_fifos and fs.protected_regular are
+// 1 (proc_sys_fs(5)). Otherwise another user could read the output, or choose a file of this user
+// that it overwrites.
 func ResolveOutput(path string, existing bool) (string, error) {
 	absolute, err := filepath.Abs(path)
 	if err != nil {
@@ -34,13 +34,13 @@ func ResolveOutput(path string, existing bool) (string, error) {
 	if path == "" {
 		return path, nil
 	}
-	done, rest, links := "/", strings.Split(absolute[1:], "/"), 0
+	resolved, rest, links := "/", strings.Split(absolute[1:], "/"), 0
 	for len(rest) > 0 {
-		at := filepath.Join(done, rest[0])
+		at := filepath.Join(resolved, rest[0])
 		info, err := os.Lstat(at)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-			done, rest = filepath.Join(append([]string{done}, rest...)...), nil // who opens it says what is missing
+			resolved, rest = filepath.Join(append([]string{resolved}, rest...)...), nil // opening it will report what is missing
 			continue
 		case err != nil:
 			return "", err
@@ -48,7 +48,7 @@ func ResolveOutput(path string, existing bool) (string, error) {
 			if links++; links > maxLinks {
 				return "", &fs.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
 			}
-			if isPlanted(done, info) {
+			if isPlanted(resolved, info) {
 				return "", fmt.Errorf("%s is a symbolic link: %w", at, errPlanted)
 			}
 			target, err := os.Readlink(at)
@@ -56,26 +56,27 @@ func ResolveOutput(path string, existing bool) (string, error) {
 				return "", err
 			}
 			if filepath.IsAbs(target) {
-				done = "/"
+				resolved = "/"
 			}
 			rest = append(strings.Split(strings.Trim(target, "/"), "/"), rest[1:]...)
 			continue
 		case len(rest) > 1:
-		case info.Mode().Type() == fs.ModeNamedPipe && isPlanted(done, info):
+		case info.Mode().Type() == fs.ModeNamedPipe && isPlanted(resolved, info):
 			return "", fmt.Errorf("%s is a named pipe: %w", at, errPlanted)
-		case info.Mode().IsRegular() && existing && isPlanted(done, info):
+		case info.Mode().IsRegular() && existing && isPlanted(resolved, info):
 			return "", fmt.Errorf("%s is a file: %w", at, errPlanted)
 		}
-		done, rest = at, rest[1:]
+		resolved, rest = at, rest[1:]
 	}
 	if links == 0 {
-		return path, nil // as its user knows it
+		return path, nil // as the user wrote it
 	}
-	return done, nil
+	return resolved, nil
 }
 
-// isPlanted reports whether something in a folder is another user's than this one's and the folder's
-// own, and the folder is one in which everyone can make files and nobody can remove others'.
+// isPlanted reports whether another user may have put something into a folder to mislead this one:
+// everyone can make files there but only remove their own, and it belongs neither to this user nor
+// to the folder's owner.
 func isPlanted(dir string, info fs.FileInfo) bool {
 	folderInfo, err := os.Stat(dir)
 	if err != nil || folderInfo.Mode()&fs.ModeSticky == 0 || folderInfo.Mode().Perm()&0o002 == 0 {

@@ -12,8 +12,8 @@ import (
 // objects.
 const TemporaryPrefix = ".pikokms-tmp-"
 
-// leftover is the age from which a temporary file may be left over from a killed process.
-const leftover = time.Minute
+// leftoverAge is the age from which a temporary file may be one that a killed process left.
+const leftoverAge = time.Minute
 
 // CreateTemporary makes a file with a temporary name in dir, and locks it so that no sweep removes
 // it. Only its owner can read it.
@@ -39,7 +39,7 @@ func sweep(dir string) {
 	found, _ := filepath.Glob(filepath.Join(dir, TemporaryPrefix+"*"))
 	for _, path := range found {
 		info, err := os.Lstat(path)
-		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < leftover {
+		if err != nil || !info.Mode().IsRegular() || time.Since(info.ModTime()) < leftoverAge {
 			continue
 		}
 		if isLocked(path) {

@@ -20,7 +20,7 @@ func TestLeftoversAreSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	past := time.Now().Add(-2 * leftover)
+	past := time.Now().Add(-2 * leftoverAge)
 	for _, path := range []string{written.Name(), at(TemporaryPrefix + "old"), at("other")} {
 		if err := os.Chtimes(path, past, past); err != nil {
 			t.Fatal(err)

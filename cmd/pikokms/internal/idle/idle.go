@@ -31,18 +31,18 @@ type Folder interface {
 	PutFunc(ctx context.Context, key string, content io.Reader, place func(old fs.FileInfo, file *os.File) error) error
 }
 
-// Limit returns a folder whose operations fail with ErrIdle when they stand still for limit, which
-// may be for ever without it. A limit of 0 is none, and returns folder as it is.
+// Limit returns a folder whose operations fail with ErrIdle when they make no progress for limit.
+// Without it they may wait for ever. If limit is 0, it returns folder itself.
 //
-// What moves is what can be seen from here: a call that returns, each Read and each ReadAt of
-// content, each key of List, and each piece that Put reads of its content, whose own time does not
-// count. So the limit must be longer than the longest of these takes, such as syncing what is left
-// of a file; a minute suits most.
+// Progress is what can be seen from here: a call that returns, each Read and each ReadAt of
+// content, each key of List, and each piece that Put reads of its content. The time that such a
+// piece takes does not count. So limit must be longer than the longest single step, such as syncing
+// what is left of a file; a minute suits most.
 //
-// An operation that is given up has its context cancelled, and its content is closed. What waits in
-// the operating system can't be interrupted: its goroutine, and the file it holds, stay until the
-// system returns. A Put that is given up after it has read all its content may still be carried
-// out.
+// An operation that is given up has its context cancelled and its content closed. A call that waits
+// in the operating system can't be interrupted: its goroutine, and the file that it holds, stay
+// until the system returns. A Put that is given up after it has read all its content may still be
+// carried out.
 func Limit(folder Folder, limit time.Duration) Folder {
 	if limit <= 0 {
 		return folder
@@ -50,7 +50,7 @@ func Limit(folder Folder, limit time.Duration) Folder {
 	return &limited{folder, limit}
 }
 
-// limited is a Folder that is given up when it stands still.
+// limited is a Folder that is given up when it makes no progress.
 type limited struct {
 	inner Folder
 	limit time.Duration
@@ -60,8 +60,8 @@ func (l *limited) idle(operation, key string) error {
 	return fmt.Errorf("%s %s: %w: nothing moved for %v in %T", operation, key, ErrIdle, l.limit, l.inner)
 }
 
-// run makes a call of the storage, and returns errIdle if it stands still. What it opened comes too
-// late then, and is dropped; drop is nil for a call that opens nothing.
+// run makes a call of the storage, and returns errIdle if it takes longer than the limit. What the
+// call opens after that is closed by drop, which is nil for a call that opens nothing.
 func run[T any](l *limited, timer *time.Timer, cancel context.CancelFunc, errIdle error, call func() (T, error), drop func(T)) (T, error) {
 	type result struct {
 		value T
@@ -144,7 +144,7 @@ func (l *limited) put(ctx context.Context, key string, content io.Reader, put fu
 	}
 }
 
-// sending is the content of a Put. While it is read, the storage does not stand still.
+// sending is the content of a Put. The limit does not run while it is read.
 type sending struct {
 	content io.Reader
 	timer   *time.Timer
@@ -154,21 +154,21 @@ type sending struct {
 	mu      sync.Mutex
 	reading bool
 	moved   time.Time // when the last read ended
-	given   bool      // the Put was given up, and its caller may use content for something else
+	givenUp bool      // the Put was given up, and its caller may use content for something else
 }
 
 // giveUp ends the Put, unless its content is being read.
 func (s *sending) giveUp() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.given = !s.reading && time.Since(s.moved) >= s.limit
-	return s.given
+	s.givenUp = !s.reading && time.Since(s.moved) >= s.limit
+	return s.givenUp
 }
 
 func (s *sending) begin() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.given {
+	if s.givenUp {
 		return s.idle
 	}
 	s.reading = true
@@ -189,7 +189,7 @@ func (s *sending) Read(p []byte) (int, error) {
 	return s.content.Read(p)
 }
 
-// ContentLength returns how many bytes there will be, if the content tells.
+// ContentLength returns the length of the content in bytes, if it is known.
 func (s *sending) ContentLength() (int64, bool) {
 	if message, ok := s.content.(interface{ ContentLength() (int64, bool) }); ok {
 		return message.ContentLength()
@@ -212,33 +212,32 @@ func (l *limited) GetVersion(ctx context.Context, key string) (io.ReadCloser, st
 func (l *limited) get(ctx context.Context, key string, get func(context.Context) (io.ReadCloser, string, error)) (io.ReadCloser, string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	timer := time.NewTimer(l.limit)
-	version := ""
-	content, err := run(l, timer, cancel, l.idle("get", key), func() (answer[io.ReadCloser], error) {
+	opened, err := run(l, timer, cancel, l.idle("get", key), func() (versioned, error) {
 		content, version, err := get(ctx)
-		return answer[io.ReadCloser]{content, version}, err
-	}, func(a answer[io.ReadCloser]) { _ = a.content.Close() })
+		return versioned{content, version}, err
+	}, func(v versioned) { _ = v.content.Close() })
 	if err != nil {
 		cancel()
 		return nil, "", err
 	}
-	version = content.version
-	r := &limitedReader{l: l, timer: timer, cancel: cancel, content: content.content, idle: l.idle("get", key)}
-	if stored, ok := content.content.(pikokms.Object); ok {
-		return &limitedFile{r, stored}, version, nil
+	r := &limitedReader{l: l, timer: timer, cancel: cancel, content: opened.content, idle: l.idle("get", key)}
+	if stored, ok := opened.content.(pikokms.Object); ok {
+		return &limitedFile{r, stored}, opened.version, nil
 	}
-	return r, version, nil
+	return r, opened.version, nil
 }
 
-type answer[T any] struct {
-	content T
+// versioned is the content of an object and its version.
+type versioned struct {
+	content io.ReadCloser
 	version string
 }
 
-// idleBuffers are buffers of *[]byte into which a storage reads: never that of a caller, who goes
-// on while a read that was given up is still under way.
+// idleBuffers holds buffers, as *[]byte, into which storages read. They can't read into the buffer
+// of a caller, who may use it again while a read that was given up is still under way.
 var idleBuffers = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
-// read calls a read of the storage with a buffer of its own.
+// read makes a read of the storage into a buffer of its own, and copies the result into p.
 func (l *limited) read(timer *time.Timer, cancel context.CancelFunc, errIdle error, p []byte, read func(p []byte) (int, error)) (int, error) {
 	buffer := idleBuffers.Get().(*[]byte)
 	if len(*buffer) < len(p) {
@@ -246,12 +245,12 @@ func (l *limited) read(timer *time.Timer, cancel context.CancelFunc, errIdle err
 	}
 	n, err := run(l, timer, cancel, errIdle, func() (int, error) { return read((*buffer)[:len(p)]) }, nil)
 	if errors.Is(err, ErrIdle) {
-		return 0, err // the buffer may still be read to
+		return 0, err // the storage may still write to the buffer
 	}
 	copied := copy(p, (*buffer)[:max(0, min(n, len(p)))])
 	clear((*buffer)[:copied]) // what the storage holds may be plaintext
 	idleBuffers.Put(buffer)
-	return n, err // an impossible count is refused by who reads from this
+	return n, err // whoever reads from this refuses an impossible count
 }
 
 // limitedReader is the content of an object. It is for one goroutine.
@@ -306,10 +305,10 @@ func (f *limitedFile) Seek(offset int64, whence int) (int64, error) {
 	return f.stored.Seek(offset, whence)
 }
 
-// Stat returns what a Folder's content says of its file.
+// Stat describes the file of a Folder's content.
 func (f *limitedFile) Stat() (fs.FileInfo, error) { return statOf(f.stored) }
 
-// Stat returns what a Folder's object says of its file.
+// Stat describes the file of a Folder's object.
 func (o *limitedObject) Stat() (fs.FileInfo, error) { return statOf(o.reads.object) }
 
 func statOf(object pikokms.Object) (fs.FileInfo, error) {
@@ -339,7 +338,7 @@ func (l *limited) Open(ctx context.Context, key string) (pikokms.Object, error) 
 	return o, nil
 }
 
-// limitedReads are the reads of an object. One that is given up ends the others, too.
+// limitedReads reads an object at any place. A read that is given up ends the others, too.
 type limitedReads struct {
 	l      *limited
 	object pikokms.Object

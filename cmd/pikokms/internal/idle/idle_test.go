@@ -20,8 +20,8 @@ import (
 	"piko.sh/pikokms/folderstorage"
 )
 
-// stuckStorage is a storage that at one point waits for what never comes: until its context ends,
-// or its content is closed, if it is a polite one, and else until the test ends.
+// stuckStorage is a storage that waits at one point. If it is polite it waits until its context
+// ends or its content is closed, and otherwise until the test ends.
 type stuckStorage struct {
 	folderstorage.Storage
 	at     string
@@ -124,8 +124,8 @@ func (c *stuckContent) Size() int64  { return 5 }
 func (c *stuckContent) Seek(int64, int) (int64, error) { return 0, errors.ErrUnsupported }
 func (c *stuckContent) ModTime() time.Time             { return time.Time{} }
 
-// TestAStorageThatNeverAnswers has each operation of a storage return within its limit, whether the
-// storage honours its context or not. Nothing stays of one that does.
+// TestAStorageThatNeverAnswers checks that each operation of a storage returns within its limit,
+// whether the storage honours its context or not. If it does, no goroutine stays.
 func TestAStorageThatNeverAnswers(t *testing.T) {
 	const limit = 50 * time.Millisecond
 	content := func() io.Reader { return bytes.NewReader(make([]byte, 1<<20)) }
@@ -200,7 +200,8 @@ func TestAStorageThatNeverAnswers(t *testing.T) {
 	}
 }
 
-// An object that is open for random access is also read in order, within the same limit.
+// TestReadingInOrderIsLimited reads an object in order that is open for random access. The same
+// limit holds.
 func TestReadingInOrderIsLimited(t *testing.T) {
 	s := &stuckStorage{at: "read at", polite: true, end: make(chan struct{})}
 	defer close(s.end)
@@ -211,7 +212,7 @@ func TestReadingInOrderIsLimited(t *testing.T) {
 	require.NoError(t, stored.Close())
 }
 
-// slowReader takes its time, which is not the storage's.
+// slowReader takes time of its own, which does not count for the storage's limit.
 type slowReader struct{ left int }
 
 func (r *slowReader) Read(p []byte) (int, error) {
@@ -229,14 +230,14 @@ func TestTheTimeOfContentIsNotTheStorages(t *testing.T) {
 		r, err := s.Get(t.Context(), "key")
 		require.NoError(t, err)
 		defer r.Close()
-		time.Sleep(150 * time.Millisecond) // the reader's time is not either
+		time.Sleep(150 * time.Millisecond) // the time of whoever reads does not count either
 		text, err := io.ReadAll(r)
 		require.NoError(t, err)
 		require.Equal(t, "start", string(text))
 	})
 }
 
-// A host works on a storage with a limit as on the storage itself.
+// TestAFolderWithAnIdleLimit uses a folder with a limit as it would use the folder itself.
 func TestAFolderWithAnIdleLimit(t *testing.T) {
 	folder, err := folderstorage.New(t.TempDir())
 	require.NoError(t, err)

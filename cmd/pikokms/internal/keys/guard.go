@@ -16,14 +16,14 @@ func (k *Key) guard(ctx context.Context, _ string, call func(context.Context) er
 		if err := k.Limiter.Wait(ctx); err != nil {
 			return fmt.Errorf("%w: --kms-rate leaves no room for a call within %v: %w", provider.ErrProviderUnavailable, k.Timeout, err)
 		}
-		ctx = provider.WithTrace(ctx, k.paying(provider.TraceOf(ctx)))
+		ctx = provider.WithTrace(ctx, k.limitRetries(provider.TraceOf(ctx)))
 	}
 	err := call(ctx)
-	// No call was needed to see that the table has no such branch key, has it under another KMS key,
-	// or has it disabled or destroyed.
-	isOfTable := errors.Is(err, provider.ErrKeyNotFound) || errors.Is(err, provider.ErrUntrustedKey) ||
+	// These errors come from the table alone, without a call: it has no such branch key, has it under
+	// another KMS key, or has it disabled or destroyed.
+	neededNoCall := errors.Is(err, provider.ErrKeyNotFound) || errors.Is(err, provider.ErrUntrustedKey) ||
 		errors.Is(err, branchkey.ErrDisabled) || errors.Is(err, branchkey.ErrDestroyed)
-	if k.IsRemote() && !isOfTable {
+	if k.IsRemote() && !neededNoCall {
 		k.Calls.Add(1)
 	}
 	return err

@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 )
 
-// Identity returns the text of a KEY without what may change from one run to the next.
+// Identity returns the text of a KEY without what may change from one run of a job to the next.
 func (k *Key) Identity() string {
 	u, err := url.Parse(k.String())
 	if err != nil {

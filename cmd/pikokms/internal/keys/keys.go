@@ -39,14 +39,14 @@ type Key struct {
 
 	Given   string        // as its user wrote it
 	Timeout time.Duration // the time for an answer of the key service, retries included
-	Calls   atomic.Int64  // of its key service, but for those that open it
+	Calls   atomic.Int64  // of its key service, except those that open it
 	check   bool          // whether opening it asks the key service
 
 	// These are set where the key is used for many objects.
 	Patient bool          // whether a key service that did not answer is asked again
 	Limiter *rate.Limiter // of the calls; may be nil
 
-	whole service.Service // asks the KEY, with telemetry and, if there is one, a cache of data keys
+	instrumented service.Service // asks the KEY, with telemetry and, if there is one, a cache of data keys
 
 	mu      sync.Mutex
 	keyring provider.Unwrapper // nil until it is opened; a provider.Wrapper, too, unless it only decrypts
@@ -74,8 +74,8 @@ func (k *Key) Opened(ctx context.Context) (provider.Unwrapper, error) {
 	return k.keyring, k.failure
 }
 
-// giveUp keeps a key service that does not answer from being asked again, about the other data keys
-// of a message.
+// giveUp makes all further calls fail with err, unless the key is patient. So a key service that
+// did not answer is not asked about the other data keys of a message.
 func (k *Key) giveUp(err error) {
 	if k.Patient {
 		return
@@ -85,16 +85,16 @@ func (k *Key) giveUp(err error) {
 	k.failure = err
 }
 
-// Ask makes a call of the keyring of a KEY, and bounds the time of its answer.
+// Ask calls the keyring of a KEY, which it opens first if need be, and bounds the time of that.
 func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider.Unwrapper) (T, error)) (T, error) {
 	var answer T
-	met := new(attempts)
-	var trace provider.Trace = met
+	failed := new(attempts)
+	var trace provider.Trace = failed
 	if k.Limiter != nil && k.isAskedEachTime() { // Calls for branch keys wait in guard.
 		if err := k.Limiter.Wait(ctx); err != nil {
 			return answer, err
 		}
-		trace = k.paying(met)
+		trace = k.limitRetries(failed)
 	}
 	bounded, cancel := context.WithTimeout(provider.WithTrace(ctx, trace), k.Timeout)
 	defer cancel()
@@ -106,7 +106,7 @@ func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider
 		return answer, err
 	}
 	if ctx.Err() == nil && bounded.Err() != nil {
-		err = fmt.Errorf("%w: no answer within %v%s; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.Timeout, met.text())
+		err = fmt.Errorf("%w: no answer within %v%s; --kms-timeout sets how long to wait", provider.ErrProviderUnavailable, k.Timeout, failed.text())
 		k.giveUp(err)
 	}
 	if _, unreached := errors.AsType[*net.OpError](err); unreached && ctx.Err() == nil {
@@ -115,7 +115,7 @@ func Ask[T any](ctx context.Context, k *Key, call func(context.Context, provider
 	return answer, k.blame(err)
 }
 
-// attempts are what the attempts of a call met that failed. It implements provider.Trace.
+// attempts is a provider.Trace that records why attempts of a call failed.
 type attempts struct {
 	mu    sync.Mutex
 	texts []string
@@ -151,19 +151,19 @@ func (a *attempts) text() string {
 	return fmt.Sprintf("; %d tries met: %s", len(a.texts), strings.Join(causes, ", "))
 }
 
-// paying returns the trace of one call, which the rate has room for already. Further requests,
-// which try again, take the room of the calls to come.
-func (k *Key) paying(inner provider.Trace) provider.Trace {
-	return &payingTrace{Trace: inner, limiter: k.Limiter}
+// limitRetries returns a trace that counts a call's retries against the rate, beside its first
+// request, for which the caller has waited. A retry does not wait: the calls that follow do.
+func (k *Key) limitRetries(inner provider.Trace) provider.Trace {
+	return &limitedTrace{Trace: inner, limiter: k.Limiter}
 }
 
-type payingTrace struct {
+type limitedTrace struct {
 	provider.Trace
 	limiter  *rate.Limiter
 	requests atomic.Int64
 }
 
-func (t *payingTrace) Request() {
+func (t *limitedTrace) Request() {
 	if t.requests.Add(1) > 1 {
 		t.limiter.Reserve()
 	}
@@ -179,35 +179,34 @@ func (k *Key) blame(err error) error {
 }
 
 func (k *Key) GenerateDataKey(ctx context.Context, encryptionContext map[string]string) (*provider.DataKey, error) {
-	return k.whole.GenerateDataKey(ctx, encryptionContext)
+	return k.instrumented.GenerateDataKey(ctx, encryptionContext)
 }
 
 func (k *Key) WrapDataKey(ctx context.Context, dataKey *provider.SecureBytes, encryptionContext map[string]string) (header.EncryptedDataKey, error) {
-	return k.whole.WrapDataKey(ctx, dataKey, encryptionContext)
+	return k.instrumented.WrapDataKey(ctx, dataKey, encryptionContext)
 }
 
-// UnwrapDataKey implements provider.Keyring. It asks a key service only about data keys that such a
-// service encrypted.
+// UnwrapDataKey asks a key service only about data keys that a service of its kind encrypted.
 func (k *Key) UnwrapDataKey(ctx context.Context, request *provider.UnwrapDataKeyRequest) (*provider.DataKey, error) {
-	known := k.Service.ProviderIDs
-	if known != nil && !slices.ContainsFunc(known, func(id string) bool { return strings.HasPrefix(request.EncryptedKey.ProviderID, id) }) {
+	ids := k.Service.ProviderIDs
+	if ids != nil && !slices.ContainsFunc(ids, func(id string) bool { return strings.HasPrefix(request.EncryptedKey.ProviderID, id) }) {
 		return nil, provider.ErrUntrustedKey
 	}
-	return k.whole.UnwrapDataKey(ctx, request)
+	return k.instrumented.UnwrapDataKey(ctx, request)
 }
 
 func (k *Key) IsCurrent(ctx context.Context, request *provider.UnwrapDataKeyRequest) (bool, error) {
-	return k.whole.IsCurrent(ctx, request)
+	return k.instrumented.IsCurrent(ctx, request)
 }
 
 func (k *Key) Type() provider.Type { return k.Service.Type }
 
 func (k *Key) UnwrapPikoV2(ctx context.Context, wrapped string) (*provider.SecureBytes, error) {
-	return k.whole.UnwrapPikoV2(ctx, wrapped)
+	return k.instrumented.UnwrapPikoV2(ctx, wrapped)
 }
 
 func (k *Key) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDataKey) (*provider.SecureBytes, error) {
-	return k.whole.UnwrapS3EC(ctx, wrapped)
+	return k.instrumented.UnwrapS3EC(ctx, wrapped)
 }
 
 // askingKeyring asks a KEY for each data key, and counts the answers.
@@ -299,14 +298,15 @@ func (k askingKeyring) UnwrapS3EC(ctx context.Context, wrapped *provider.S3ECDat
 	})
 }
 
-// CacheDataKeys lets a data key serve several messages and readings. It is called before the first.
+// CacheDataKeys makes one data key serve several messages, and several reads. It must be called
+// before the key is used.
 func (k *Key) CacheDataKeys(limits service.CacheLimits) {
-	k.whole = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Cache: &limits, Telemetry: telemetry.Providers()})
+	k.instrumented = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Cache: &limits, Telemetry: telemetry.Providers()})
 }
 
 // Close zeroes the keys in memory, and ends the connections to a key service.
 func (k *Key) Close() error {
-	err := k.whole.Close()
+	err := k.instrumented.Close()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if c, ok := k.keyring.(io.Closer); ok {
@@ -315,8 +315,8 @@ func (k *Key) Close() error {
 	return err
 }
 
-// Parse parses the KEYs given with -k or, if there are none, in the environment. A key service
-// has timeout for each answer. With check, opening a key asks the key service whether it can be
+// Parse parses the KEYs given with -k or, if there are none, in the environment. Timeout bounds
+// each answer of a key service. With check, opening a key asks the key service whether it can be
 // used, which takes a permission that decryption does not need.
 func Parse(given []string, timeout time.Duration, check bool) ([]*Key, error) {
 	origin := "-k"
@@ -347,12 +347,12 @@ func parseKey(text string, timeout time.Duration, check bool) (*Key, error) {
 		return nil, err
 	}
 	k := &Key{Key: parsed, Given: text, Timeout: timeout, check: check}
-	k.whole = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Telemetry: telemetry.Providers()})
+	k.instrumented = service.New(askingKeyring{k}, service.Config{NoBreaker: true, Telemetry: telemetry.Providers()})
 	return k, nil
 }
 
-// count counts an answer of a key service, which is not asked about keys that are not trusted.
-// Branch keys are counted by guard.
+// count counts a call of a key service, given its error. For a key that is not trusted there was no
+// call, and calls for branch keys are counted by guard.
 func (k *Key) count(err error) {
 	if k.isAskedEachTime() && !errors.Is(err, provider.ErrUntrustedKey) {
 		k.Calls.Add(1)
@@ -382,12 +382,12 @@ func OpenAll(ctx context.Context, keys []*Key) error {
 	return cmp.Or(failures...)
 }
 
-// OpenAny returns an error if no KEY can decrypt, as far as that is known without a call of a key
-// service: each object would fail for that.
+// OpenAny returns an error if no KEY can decrypt, as far as that shows without a call of a key
+// service. Work on many objects would fail for each of them.
 func OpenAny(ctx context.Context, keys []*Key) error {
-	here, remote := ForDecryption(keys)
+	local, remote := ForDecryption(keys)
 	var failures []error
-	for _, k := range append(here, remote...) {
+	for _, k := range append(local, remote...) {
 		_, err := k.Opened(ctx)
 		if err == nil || errors.Is(err, provider.ErrProviderUnavailable) {
 			return nil
@@ -397,31 +397,31 @@ func OpenAny(ctx context.Context, keys []*Key) error {
 	return errors.Join(failures...)
 }
 
-// OpenHere returns an error if a KEY that no key service must be asked for cannot be used.
-func OpenHere(ctx context.Context, keys []*Key) error {
-	here, _ := ForDecryption(keys)
-	return OpenAll(ctx, here)
+// OpenLocal returns an error if a KEY that needs no key service can't be used.
+func OpenLocal(ctx context.Context, keys []*Key) error {
+	local, _ := ForDecryption(keys)
+	return OpenAll(ctx, local)
 }
 
-// Keyrings returns keys in the order in which they are tried: those that no key service must be
-// asked for come first.
+// Keyrings returns keys in the order in which they are tried: those that need no key service come
+// first.
 func Keyrings(keys []*Key) []provider.Unwrapper {
-	here, remote := ForDecryption(keys)
+	local, remote := ForDecryption(keys)
 	keyrings := make([]provider.Unwrapper, 0, len(keys))
-	for _, k := range append(here, remote...) {
+	for _, k := range append(local, remote...) {
 		keyrings = append(keyrings, k)
 	}
 	return keyrings
 }
 
-// ForDecryption returns keys by whether a key service must be asked for them.
-func ForDecryption(keys []*Key) (here, remote []*Key) {
+// ForDecryption splits keys into those that need no key service and those that do.
+func ForDecryption(keys []*Key) (local, remote []*Key) {
 	for _, k := range keys {
 		if k.IsRemote() {
 			remote = append(remote, k)
 		} else {
-			here = append(here, k)
+			local = append(local, k)
 		}
 	}
-	return here, remote
+	return local, remote
 }

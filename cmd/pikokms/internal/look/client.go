@@ -37,7 +37,7 @@ func (x *Object) ClientReport() *Client {
 	return c
 }
 
-// Text returns a line of it.
+// Text returns a line about the object, for people.
 func (c *Client) Text() string {
 	text := fmt.Sprintf("format %d, %s, data key under %s", c.Format, c.ContentAlgorithm, c.WrappingAlgorithm)
 	if c.Key != "" {

@@ -122,7 +122,7 @@ func (x *Object) Look(ctx context.Context, stored pikokms.Object) {
 	}
 }
 
-// KeyNames returns what the data keys of a message say of the keys that they are under.
+// KeyNames returns the provider ID and the name of the key that each data key of a message states.
 func KeyNames(h *header.Header) []string {
 	names := make([]string, len(h.EncryptedDataKeys))
 	for i, k := range h.EncryptedDataKeys {

@@ -13,15 +13,15 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// ErrAlready means that what is to be encrypted is a message.
+// ErrAlready means that what is to be encrypted is a message already.
 var ErrAlready = errors.New("it is encrypted already")
 
-// errMalformed means that what is to be encrypted begins as a message, and is none.
+// errMalformed means that what is to be encrypted begins as a message and is not a whole one.
 var errMalformed = errors.New("it begins as an encrypted object, but its header is none, so nothing tells whether it is damaged or plaintext; --malformed-as-plaintext encrypts it")
 
-// Plaintext returns a reader of r, which is to be encrypted, from its beginning. The error holds
-// errAlready if it is a message. If it only begins as one, the error holds errMalformed, unless
-// that is to be taken for plaintext.
+// Plaintext returns a reader of r, which is to be encrypted, from its beginning. If r is a message
+// the error holds ErrAlready. If it only begins as one the error holds errMalformed, unless
+// malformed is set, which makes it plaintext.
 func Plaintext(ctx context.Context, r *bufio.Reader, malformed bool) (*bufio.Reader, error) {
 	start, err := r.Peek(max(header.SniffSize, pikov2.SniffSize))
 	switch {

@@ -19,7 +19,8 @@ import (
 	"piko.sh/pikokms/message"
 )
 
-// formatLimits are those of the format. Only the size of a header is bounded, for its memory.
+// formatLimits are the limits of the format itself. Only the size of a header is bounded, for the
+// memory that it takes.
 var formatLimits = header.Limits{MaxSize: maxHeader, MaxPairs: math.MaxUint16, MaxEncryptedDataKeys: math.MaxUint16, MaxFrameLength: math.MaxInt32}
 
 // Report is what inspect finds. Its JSON form is stable.

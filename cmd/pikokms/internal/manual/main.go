@@ -70,8 +70,8 @@ func writePages(dir string, header doc.GenManHeader) error {
 	return doc.GenManTree(root, &header, dir)
 }
 
-// refer has the page of a command, and those of the commands below it, refer to other pages. The
-// text keys refers to the explanation of KEYs.
+// refer adds references to other pages to the help of a command, and to that of the commands below
+// it. The text keys refers to the explanation of KEYs.
 func refer(c *cobra.Command, keys string) {
 	c.Long = escape(c.Long)
 	if console.HasTopic(c, "keys") || console.HasTopic(c, "branch-keys") && c.Name() != "branch-keys" {

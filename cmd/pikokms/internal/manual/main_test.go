@@ -31,7 +31,7 @@ func TestArchiveHasManual(t *testing.T) {
 		kind, name := filepath.Base(filepath.Dir(page)), filepath.Base(page)
 		require.Equal(t, read(page), read(dir, "two", kind, name), name)
 	}
-	commands := all(verbs.New())
+	commands := commandsBelow(verbs.New())
 	require.Len(t, pages, 1+len(commands)+4)
 
 	root := read(dir, "one", "man", "pikokms.1")
@@ -52,10 +52,10 @@ func TestArchiveHasManual(t *testing.T) {
 	require.Error(t, run("", "yesterday", []string{dir}))
 }
 
-// all returns the commands below a command.
-func all(c *cobra.Command) (below []*cobra.Command) {
+// commandsBelow returns the commands below a command.
+func commandsBelow(c *cobra.Command) (below []*cobra.Command) {
 	for _, b := range c.Commands() {
-		below = append(append(below, b), all(b)...)
+		below = append(append(below, b), commandsBelow(b)...)
 	}
 	return below
 }

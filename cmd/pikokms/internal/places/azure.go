@@ -38,8 +38,8 @@ type azureObjects struct {
 	allowed allowedLosses
 }
 
-// errNotBlockBlob means that a blob can't be replaced without becoming something else: who appends
-// to a log fails from then on, and a page blob is a disk.
+// errNotBlockBlob means that a replacement would change a blob's type. Programs could no longer
+// append to an append blob, and a page blob is a disk.
 var errNotBlockBlob = errors.New("a replacement would be a block blob, and it is none")
 
 // azureSizeKey is transfer.HeaderSizeKey as gocloud.dev stores it in Azure.
@@ -169,7 +169,7 @@ func (b *azureObjects) open(ctx context.Context, key string) (pikokms.Object, er
 	return newOpenObject(first.Body, size, *first.LastModified, fetch)
 }
 
-// sizeOf returns the size of an object of which a range was asked for.
+// sizeOf returns the size of an object, by the answer to a request for a range of it.
 func sizeOf(contentRange *string, contentLength *int64) (int64, error) {
 	switch {
 	case contentRange != nil:
@@ -255,7 +255,8 @@ func keepBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions
 	return options, losses, nil
 }
 
-// likeBlob returns what a blob has in common with one that it is made of, in another place, too.
+// likeBlob returns the options for a blob that has the tier, the encryption scope and the tags of
+// another, and which of them can't be kept. p is nil if the source is not in Azure.
 func likeBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions, []s3storage.Loss, error) {
 	var losses []s3storage.Loss
 	options := new(blockblob.UploadStreamOptions)
@@ -290,17 +291,17 @@ func likeBlob(ctx context.Context, p *azureBlob) (*blockblob.UploadStreamOptions
 func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[string]*string, error) {
 	h := headersOf(from)
 	h.Metadata = transfer.SetHeaderSize(h.Metadata, azureSizeKey, nil)
-	exact := make(map[string]string)
+	storedNames := make(map[string]string)
 	if from.azure != nil && len(h.Metadata) > 0 {
 		var err error
-		if exact, err = from.azure.metadataNames(ctx); err != nil {
+		if storedNames, err = from.azure.metadataNames(ctx); err != nil {
 			return nil, fmt.Errorf("reading the names of its metadata: %w", err)
 		}
 	}
 	h.Metadata = transfer.SetHeaderSize(h.Metadata, azureSizeKey, content)
 	metadata := make(map[string]*string, len(h.Metadata))
 	for name, value := range h.Metadata {
-		if stored, ok := exact[strings.ToLower(name)]; ok {
+		if stored, ok := storedNames[strings.ToLower(name)]; ok {
 			name = stored
 		}
 		metadata[name] = &value
@@ -308,9 +309,9 @@ func azureMetadata(ctx context.Context, from *opened, content io.Reader) (map[st
 	return metadata, nil
 }
 
-// metadataNames returns the names of a blob's metadata by their lower case. Programs may tell upper
-// from lower case, but net/http has its own way with the names of headers, and the client (v1.8.2)
-// with those of a listing, of which this reads the text.
+// metadataNames returns the names of a blob's metadata by their lower case. Programs may
+// distinguish upper and lower case, but net/http changes the names in headers, and the client
+// (v1.8.2) those in a listing. So this reads the text of a listing.
 func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error) {
 	var answer *http.Response
 	maxResults := int32(1)
@@ -336,11 +337,11 @@ func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error
 		return nil, err
 	}
 	names := make(map[string]string)
-	for _, blob := range listing.Blobs {
-		if blob.Name != p.name {
-			continue // the name begins with it
+	for _, found := range listing.Blobs {
+		if found.Name != p.name {
+			continue // another blob, whose name begins with this one's
 		}
-		for _, pair := range blob.Metadata.Pairs {
+		for _, pair := range found.Metadata.Pairs {
 			names[strings.ToLower(pair.XMLName.Local)] = pair.XMLName.Local
 		}
 	}
@@ -348,7 +349,7 @@ func (p *azureBlob) metadataNames(ctx context.Context) (map[string]string, error
 }
 
 func (b *azureObjects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
-	if replace { // a blob of another type must not become a block blob
+	if replace { // which must not make a blob of another type a block blob
 		p, err := b.blob(key).GetProperties(ctx, nil)
 		switch {
 		case err == nil && p.BlobType != nil && *p.BlobType != azure.BlobTypeBlockBlob:
@@ -365,8 +366,8 @@ func (b *azureObjects) put(ctx context.Context, key string, from *opened, conten
 		return azureError(err)
 	}
 	if !replace {
-		none := azcore.ETagAny
-		options.AccessConditions = &azure.AccessConditions{ModifiedAccessConditions: &azure.ModifiedAccessConditions{IfNoneMatch: &none}}
+		anyTag := azcore.ETagAny
+		options.AccessConditions = &azure.AccessConditions{ModifiedAccessConditions: &azure.ModifiedAccessConditions{IfNoneMatch: &anyTag}}
 	}
 	return b.upload(ctx, key, from, content, options, fs.ErrExist)
 }
@@ -405,7 +406,7 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 		return r.Body, err
 	}
 	if (isConditionFailure(err) || IsTransient(err)) && isSent(stored) {
-		return nil // the answer was lost; what is refused is a second request
+		return nil // it is stored: its answer was lost, and only its repetition was refused
 	}
 	if isConditionFailure(err) {
 		err = fmt.Errorf("%w: %w", refused, err)
@@ -413,8 +414,8 @@ func (b *azureObjects) upload(ctx context.Context, key string, from *opened, con
 	return azureError(err)
 }
 
-// summed sets the MD5 sum of what it reads as a header once all of it is read, which is before the
-// last request.
+// summed sets a header to the MD5 sum of what it reads, once it has read all. The request that
+// sends the header comes after that.
 type summed struct {
 	io.Reader
 	sum     hash.Hash
@@ -455,7 +456,7 @@ func azureError(err error) error {
 	text := err.Error()
 	if answer, ok := errors.AsType[*azcore.ResponseError](err); ok {
 		line := fmt.Sprintf("Azure: %d %s", answer.StatusCode, answer.ErrorCode)
-		if said := saidBy(answer); said != "" {
+		if said := messageIn(answer); said != "" {
 			line += ": " + said
 		}
 		text = strings.Replace(text, answer.Error(), line, 1)
@@ -466,8 +467,8 @@ func azureError(err error) error {
 	return &oneLine{joinLines(text), err}
 }
 
-// saidBy returns the first line of the message in Azure's answer, if it has a body.
-func saidBy(answer *azcore.ResponseError) string {
+// messageIn returns the first line of the message in Azure's answer, if it has a body.
+func messageIn(answer *azcore.ResponseError) string {
 	if answer.RawResponse == nil || answer.RawResponse.Body == nil {
 		return ""
 	}

@@ -23,7 +23,7 @@ import (
 // blobObjects are the objects of a bucket that gocloud.dev keeps in a folder.
 type blobObjects struct {
 	bucket *blob.Bucket
-	dir    string // the folder with the objects; empty if the URL has a prefix that is none
+	dir    string // the folder with the objects; empty if the URL's prefix is not that of a folder
 }
 
 func (b *blobObjects) Close() error { return b.bucket.Close() }
@@ -62,8 +62,8 @@ const metadataSuffix = ".attrs"
 // metadataStart begins such a file.
 const metadataStart = `{"user.cache_control":`
 
-// isMetadata reports whether a file has the metadata of another one that stands beside it. If that
-// was encrypted, gocloud.dev could not read the other one.
+// isMetadata reports whether a file holds the metadata of another one beside it. If it were
+// encrypted, gocloud.dev could not read the other one any more.
 func isMetadata(path string) bool {
 	object, ok := strings.CutSuffix(path, metadataSuffix)
 	if !ok {
@@ -82,9 +82,9 @@ func isMetadata(path string) bool {
 	return err == nil && string(start) == metadataStart
 }
 
-// listPassedOver yields what gocloud.dev's own listing of a folder passes over (v0.49.0), or takes
-// for objects though it is none: folders that can't be read, and what is no file with content of
-// its own. It returns false if there is nothing more to list.
+// listPassedOver yields what is left out: folders that can't be read, and what is not a file with
+// content of its own. Gocloud.dev's own listing (v0.49.0) does not yield it, or takes it for an
+// object. The result is false if there is nothing more to list.
 func (b *blobObjects) listPassedOver(prefix string, yield func(Listed, error) bool) (more bool) {
 	more = true
 	_ = filepath.WalkDir(b.dir, func(path string, entry fs.DirEntry, err error) error {
@@ -163,21 +163,16 @@ func (b *blobObjects) read(ctx context.Context, key string) (*opened, error) {
 	}
 	s := &opened{ReadCloser: r, Length: a.Size, ModTime: a.ModTime, attributes: a}
 	s.Replace = func(ctx context.Context, content io.Reader) error {
-		return b.putBlob(ctx, key, s, content, true, false)
+		return b.put(ctx, key, s, content, true)
 	}
 	return s, nil
 }
 
 func (b *blobObjects) put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error {
-	return b.putBlob(ctx, key, from, content, false, replace)
-}
-
-// putBlob stores an object, with the metadata of what it was made of.
-func (b *blobObjects) putBlob(ctx context.Context, key string, from *opened, content io.Reader, inPlace, replace bool) error {
 	h := headersOf(from)
 	h.Metadata = transfer.SetHeaderSize(h.Metadata, transfer.HeaderSizeKey, content)
 	options := &blob.WriterOptions{
-		IfNotExist: !inPlace && !replace, Metadata: h.Metadata, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
+		IfNotExist: !replace, Metadata: h.Metadata, CacheControl: h.CacheControl, ContentDisposition: h.ContentDisposition,
 		ContentEncoding: h.ContentEncoding, ContentLanguage: h.ContentLanguage, ContentType: h.ContentType,
 	}
 	err := transfer.Upload(ctx, content, func(ctx context.Context, content io.Reader) error {
@@ -189,5 +184,5 @@ func (b *blobObjects) putBlob(ctx context.Context, key string, from *opened, con
 	return err
 }
 
-// setWriting implements bucket. All that gocloud.dev knows is kept.
+// setWriting does nothing, since a replacement keeps all that gocloud.dev knows of an object.
 func (b *blobObjects) setWriting(Writing) {}

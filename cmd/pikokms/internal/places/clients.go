@@ -30,8 +30,8 @@ func (o Opener) setRetries(client *s3.Options) {
 	client.Retryer = brokenAnswers{client.Retryer}
 }
 
-// brokenAnswers is the AWS SDK's judge of what is tried again. The SDK takes an answer that breaks
-// off for one that can't be read.
+// brokenAnswers is an aws.Retryer that also retries a request whose answer broke off. The SDK would
+// take such an answer for one that can't be parsed.
 type brokenAnswers struct{ aws.Retryer }
 
 func (r brokenAnswers) IsErrorRetryable(err error) bool {
@@ -46,7 +46,7 @@ func (r brokenAnswers) GetAttemptToken(ctx context.Context) (func(error) error, 
 }
 
 // openBlob opens a bucket of gocloud.dev, as blob.OpenBucket does, with clients that give up a
-// request that stands still.
+// request that makes no progress.
 func (o Opener) openBlob(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	switch u.Scheme {
 	case gcsblob.Scheme:

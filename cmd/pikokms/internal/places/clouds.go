@@ -21,7 +21,8 @@ import (
 	"piko.sh/pikokms/transfer"
 )
 
-// newOpenObject opens an object whose first bytes are on their way. It reads no more than those.
+// newOpenObject returns an object that is open for random access. It reads the first bytes of the
+// object from first, and leaves the rest to fetch.
 func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch func(offset, length int64) (io.ReadCloser, error)) (pikokms.Object, error) {
 	start := make([]byte, min(size, transfer.ProbeSize))
 	n, err := io.ReadFull(transfer.NewReader(first), start)
@@ -37,13 +38,14 @@ func newOpenObject(first io.ReadCloser, size int64, modTime time.Time, fetch fun
 	return transfer.NewRangeObject(size, modTime, start, fetch), nil
 }
 
-// undecoded makes clients get objects as they are stored. Without a header of ours net/http
-// decompresses.
+// undecoded returns a context in which Azure's client gets objects as they are stored. Without a
+// header of ours net/http would decompress them.
 func undecoded(ctx context.Context) context.Context {
 	return azurepolicy.WithHTTPHeader(ctx, http.Header{"Accept-Encoding": {"identity"}})
 }
 
-// headersOf returns what an object has that each cloud knows. Metadata are as they are stored.
+// headersOf returns the properties of an object that every cloud has, with its metadata as they are
+// stored.
 func headersOf(from *opened) blob.Attributes {
 	var h blob.Attributes
 	switch v, a := from.version, from.attributes; {
@@ -73,11 +75,12 @@ func headersOf(from *opened) blob.Attributes {
 // wholeListing checks that a listing is whole, as far as the cloud's client lets that be seen.
 type wholeListing struct {
 	prefix  string
-	ordered bool // by the bytes of names
+	ordered bool // whether names come in the order of their bytes
 	last    string
 	tokens  map[string]bool
 }
 
+// name checks that a name may follow those before it.
 func (l *wholeListing) name(name string) error {
 	switch {
 	case !strings.HasPrefix(name, l.prefix):
@@ -89,7 +92,8 @@ func (l *wholeListing) name(name string) error {
 	return nil
 }
 
-// part takes note of the token of the next part, and of the first name of one.
+// part notes the token of the next part of a listing, or the first name of a part. One that comes
+// again is an error, since the listing would have no end.
 func (l *wholeListing) part(token string) error {
 	if token != "" && l.tokens[token] {
 		return fmt.Errorf("%w: a listing gives the token or the name %q again, and has no end", blobstorage.ErrAnswer, token)
@@ -101,7 +105,7 @@ func (l *wholeListing) part(token string) error {
 	return nil
 }
 
-// oneLine is the error of a cloud. Its client writes it on many lines.
+// oneLine is the error of a cloud's client on one line. The client writes it on many.
 type oneLine struct {
 	text  string
 	cause error

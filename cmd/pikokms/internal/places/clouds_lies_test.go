@@ -25,7 +25,7 @@ import (
 	"piko.sh/pikokms/blobstorage"
 )
 
-// lyingCloud answers as GCS and Azure do, but for listings and for what follows an upload.
+// lyingCloud answers as GCS and Azure do, except for listings and for the answers to uploads.
 type lyingCloud struct {
 	parts     map[string]listedPart
 	confirmed bool
@@ -81,7 +81,7 @@ func (l *lyingCloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// open returns the objects of a bucket there, by the clients of both clouds.
+// open returns the objects of a bucket in the lying cloud, as the clients of both clouds see them.
 func (l *lyingCloud) open(t *testing.T) map[string]bucketStore {
 	t.Helper()
 	server := httptest.NewServer(l)
@@ -99,7 +99,7 @@ func (l *lyingCloud) open(t *testing.T) map[string]bucketStore {
 	}
 }
 
-// TestCloudListingsAreWholeOrAnError lists buckets of clouds that lie.
+// TestCloudListingsAreWholeOrAnError lists buckets of clouds whose listings contradict themselves.
 func TestCloudListingsAreWholeOrAnError(t *testing.T) {
 	first := listedPart{[]string{"p/a", "p/b"}, "2"}
 	for name, parts := range map[string]map[string]listedPart{
@@ -130,9 +130,9 @@ func TestCloudListingsAreWholeOrAnError(t *testing.T) {
 	}
 	for cloud, o := range (&lyingCloud{parts: map[string]listedPart{"": first, "2": {nil, "3"}, "3": {[]string{"p/é", "p/\U0001F600"}, ""}}}).open(t) {
 		var keys []string
-		for one, err := range o.list(t.Context(), "") {
+		for listed, err := range o.list(t.Context(), "") {
 			require.NoError(t, err)
-			keys = append(keys, one.Key)
+			keys = append(keys, listed.Key)
 		}
 		require.Equal(t, []string{"a", "b", "é", "\U0001F600"}, keys, cloud)
 	}
@@ -197,8 +197,8 @@ func TestSmallUploadsTakeLittleMemory(t *testing.T) {
 	}
 }
 
-// TestMetadataNamesInAzure replaces a blob whose metadata have names that net/http writes in its
-// own way.
+// TestMetadataNamesInAzure replaces a blob whose metadata has names in upper and lower case.
+// Net/http changes the case of such names.
 func TestMetadataNamesInAzure(t *testing.T) {
 	l := &lyingCloud{
 		parts:    map[string]listedPart{"": {[]string{"p/k"}, ""}},

@@ -18,8 +18,8 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// An object of GCS or Azure that was changed meanwhile, or is there already, is not overwritten.
-// One whose content fails is not stored.
+// TestCloudsRefuse checks that an object of GCS or Azure is not overwritten if it was changed
+// meanwhile or is there already, and that one whose content fails is not stored.
 func TestCloudsRefuse(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
 		p, err := Opener{}.OpenBucket(t.Context(), c.Place)
@@ -56,7 +56,8 @@ func TestCloudsRefuse(t *testing.T) {
 	})
 }
 
-// Ranges of an object that was replaced give the old one or fail.
+// TestCloudsReplacedWhileOpen reads ranges of an object that is replaced meanwhile. They are those
+// of the old object, or an error.
 func TestCloudsReplacedWhileOpen(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
 		p, err := Opener{}.OpenBucket(t.Context(), c.Place)
@@ -77,7 +78,8 @@ func TestCloudsReplacedWhileOpen(t *testing.T) {
 	})
 }
 
-// What a replacement could not keep is refused, unless its kind is allowed.
+// TestLossesInClouds checks that an object is not replaced if something can't be kept, unless that
+// kind of loss is allowed.
 func TestLossesInClouds(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
 		p, err := Opener{}.OpenBucket(t.Context(), c.Place)

@@ -9,7 +9,7 @@ import (
 type Counter struct {
 	R    io.Reader
 	N    atomic.Int64
-	Tell func(n int) // is called with each number of bytes, if it is not nil
+	Tell func(n int) // if not nil, is called with the number of bytes of each read
 }
 
 func (c *Counter) Read(p []byte) (int, error) {

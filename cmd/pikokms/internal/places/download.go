@@ -11,8 +11,8 @@ import (
 	"piko.sh/pikokms"
 )
 
-// download is the content of an object as it comes from a storage. Its errors tell a failure of the
-// storage from the end of an object that was cut before it was stored.
+// download is the content of an object as it comes from a storage. Its errors distinguish a failure
+// of the storage from the end of an object that was cut short before it was stored.
 type download struct {
 	content  io.Reader
 	size     int64 // in bytes, or -1
@@ -32,7 +32,7 @@ func (d *download) Read(p []byte) (int, error) {
 	return n, storageError{err, d.isRemote}
 }
 
-// placeObject is an object that is open for random access. All its reads are by reads.
+// placeObject is an object that is open for random access, and is read through another io.ReaderAt.
 type placeObject struct {
 	*io.SectionReader
 	object pikokms.Object
@@ -46,7 +46,7 @@ func (o placeObject) Close() error { return o.object.Close() }
 
 func (o placeObject) ModTime() time.Time { return o.object.ModTime() }
 
-// storedReads are the reads of a stored object. Their errors are those of the storage.
+// storedReads reads a stored object, and marks errors as those of the storage.
 type storedReads struct {
 	object   pikokms.Object
 	isRemote bool // of a bucket
@@ -60,7 +60,7 @@ func (r storedReads) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// resumingReads are reads that go on where a download broke off.
+// resumingReads reads an object, and goes on where a download broke off.
 type resumingReads struct {
 	object pikokms.Object
 	ctx    context.Context
@@ -80,8 +80,8 @@ func (r resumingReads) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 }
 
-// OpenSteady opens an object for random access, whose opening and reading are tried again where
-// that may help.
+// OpenSteady opens an object for random access. It tries again to open and to read it where that
+// may help.
 func (p *Place) OpenSteady(ctx context.Context, key string) (pikokms.Object, error) {
 	stored, err := Retry(ctx, func() (pikokms.Object, bool, error) {
 		stored, err := p.Open(ctx, key)
@@ -93,47 +93,48 @@ func (p *Place) OpenSteady(ctx context.Context, key string) (pikokms.Object, err
 	return newPlaceObject(stored, resumingReads{stored, ctx}), nil
 }
 
-// errDisordered means that a listing can't be taken up again where it broke off.
+// errDisordered means that a listing broke off and can't be resumed, since its names are in no
+// order.
 var errDisordered = errors.New("the listing is in no order, so it cannot go on where it broke off")
 
-// listSteadily yields the objects of a bucket or a folder that begin with a prefix, as objects.list
-// does. A listing that breaks off begins anew, and what was yielded is passed over.
+// listSteadily yields the objects that begin with a prefix, as store.list does. A listing that
+// breaks off begins anew, and passes over what was yielded.
 func listSteadily(ctx context.Context, from store, prefix string) iter.Seq2[Listed, error] {
 	return func(yield func(Listed, error) bool) {
-		last, ordered, any := "", true, false
+		last, ordered, yielded := "", true, false
 		waits, left := newWaits(), Tries
 		for {
-			var broken error
+			var failure error
 			moved := false
 			for listed, err := range from.list(ctx, prefix) {
 				if err != nil && listed.Key == "" {
-					broken = OfStorage(err)
+					failure = OfStorage(err)
 					break
 				}
 				if err == nil {
-					if any && listed.Key <= last && !moved && ordered {
+					if yielded && listed.Key <= last && !moved && ordered {
 						continue // it was yielded
 					}
-					ordered = ordered && (!any || listed.Key > last)
-					last, any, moved = listed.Key, true, true
+					ordered = ordered && (!yielded || listed.Key > last)
+					last, yielded, moved = listed.Key, true, true
 				}
 				if !yield(listed, err) {
 					return
 				}
 			}
-			if broken == nil {
+			if failure == nil {
 				return
 			}
 			if moved {
 				waits.Reset()
 				left = Tries
 			}
-			if left--; left == 0 || !IsTransient(broken) {
-				yield(Listed{}, broken)
+			if left--; left == 0 || !IsTransient(failure) {
+				yield(Listed{}, failure)
 				return
 			}
 			if !ordered {
-				yield(Listed{}, fmt.Errorf("%w: %w", errDisordered, broken))
+				yield(Listed{}, fmt.Errorf("%w: %w", errDisordered, failure))
 				return
 			}
 			select {

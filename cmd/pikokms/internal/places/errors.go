@@ -23,7 +23,8 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// The Tries of an object, and the time before the second one. Tests have others.
+// Tries is how often an object is tried, and FirstWait is the time before the second try. Tests set
+// both.
 var (
 	Tries     uint = 5
 	FirstWait      = 500 * time.Millisecond
@@ -43,15 +44,15 @@ func newWaits() *backoff.ExponentialBackOff {
 	return waits
 }
 
-// Retry calls try up to five times, as long as it fails and returns true because a further call may
-// succeed.
+// Retry calls try until it succeeds, until it returns false because a further call would fail, too,
+// or Tries times.
 func Retry[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
-	n, err := backoff.Retry(ctx, func() (T, error) {
-		n, more, err := try()
+	value, err := backoff.Retry(ctx, func() (T, error) {
+		value, more, err := try()
 		if err != nil && !more {
 			err = backoff.Permanent(err)
 		}
-		return n, err
+		return value, err
 	}, backoff.WithBackOff(newWaits()), backoff.WithMaxTries(Tries), backoff.WithMaxElapsedTime(0))
 	if failed := backoff.AsRetryError(err); failed != nil {
 		switch failed.Cause {
@@ -61,14 +62,14 @@ func Retry[T any](ctx context.Context, try func() (T, bool, error)) (T, error) {
 			err = failed.Cause
 		}
 	}
-	return n, err
+	return value, err
 }
 
-// storageError is an error that a storage returned, and not one of what an object in it holds. An
-// object that is cut short in its storage comes whole from there, as far as it goes.
+// storageError is an error that a storage returned, rather than one about the content of an object.
+// A read of an object that was cut short before it was stored does not return one.
 type storageError struct {
 	error
-	download bool // it came while the content of an object of a bucket was on its way
+	download bool // the content of an object of a bucket was being read
 }
 
 // Unwrap returns the cause.
@@ -82,8 +83,8 @@ func OfStorage(err error) error {
 	return storageError{error: err}
 }
 
-// OfUpload marks an error of a Put that the storage made. It leaves those of the content, which is
-// read meanwhile, as they are: they hold no error of a client of a storage.
+// OfUpload marks an error of a Put if it comes from the storage. An error of the content, which is
+// read meanwhile, stays as it is: it holds no error of a storage's client.
 func OfUpload(err error) error {
 	_, ofAWS := errors.AsType[*smithy.OperationError](err)
 	_, ofNet := errors.AsType[net.Error](err)
@@ -187,7 +188,7 @@ func RefusalOf(err error) refusal {
 	if answer, ok := errors.AsType[smithy.APIError](err); ok && slices.Contains(credentialCodes, answer.ErrorCode()) || status == http.StatusUnauthorized {
 		return RefusedCredentials
 	}
-	// S3 answers to HEAD without a code: 400 is that of credentials that have expired.
+	// S3's answers to HEAD have no code. Status 400 is that of credentials that have expired.
 	if ofKey || status == http.StatusForbidden || status == http.StatusBadRequest || gcerrors.Code(err) == gcerrors.PermissionDenied {
 		return refusedPermission
 	}

@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A folder on a system that has gone silent is given up, too.
+// TestAFolderIsLimited checks that a folder has the limit of its place: a file system may go
+// silent, too.
 func TestAFolderIsLimited(t *testing.T) {
 	p, err := Opener{Timeout: time.Minute}.OpenFolder(t.TempDir())
 	require.NoError(t, err)

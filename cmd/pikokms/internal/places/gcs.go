@@ -32,7 +32,7 @@ type gcsObjects struct {
 	prefix  string
 	allowed allowedLosses
 
-	withoutLists atomic.Bool // the bucket has no access control lists of objects
+	withoutACLs atomic.Bool // the bucket has no access control lists of objects
 }
 
 func (b *gcsObjects) Close() error { return b.bucket.Close() }
@@ -52,8 +52,8 @@ func (b *gcsObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, 
 			if err == nil {
 				err = whole.name(object.Name)
 			}
-			if now := objects.PageInfo().Token; err == nil && now != token {
-				token = now
+			if current := objects.PageInfo().Token; err == nil && current != token {
+				token = current
 				err = whole.part(token)
 			}
 			if err == nil && !yield(Listed{Key: strings.TrimPrefix(object.Name, b.prefix), Size: object.Size}, nil) {
@@ -67,7 +67,7 @@ func (b *gcsObjects) list(ctx context.Context, prefix string) iter.Seq2[Listed, 
 func (b *gcsObjects) page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error) {
 	objects := b.handle.Objects(ctx, &storage.Query{Prefix: b.prefix + folder, Delimiter: "/"})
 	var found []*storage.ObjectAttrs
-	following, err := iterator.NewPager(objects, n, string(token)).NextPage(&found)
+	nextToken, err := iterator.NewPager(objects, n, string(token)).NextPage(&found)
 	if err != nil {
 		return nil, nil, gcsError(err)
 	}
@@ -77,7 +77,7 @@ func (b *gcsObjects) page(ctx context.Context, folder string, token []byte, n in
 			keys = append(keys, listed)
 		}
 	}
-	return keys, []byte(following), nil
+	return keys, []byte(nextToken), nil
 }
 
 func (b *gcsObjects) object(key string) *storage.ObjectHandle { return b.handle.Object(b.prefix + key) }
@@ -90,8 +90,8 @@ func (b *gcsObjects) stat(ctx context.Context, key string) (Listed, error) {
 	return Listed{Key: key, Size: a.Size}, nil
 }
 
-// GCS decompresses objects of content encoding gzip unless they are asked for compressed. What is
-// encrypted is none of gzip's any more.
+// GCS decompresses objects of content encoding gzip unless they are asked for compressed. An
+// encrypted object keeps that encoding, but is not gzip any more.
 const compressed = true
 
 func (b *gcsObjects) open(ctx context.Context, key string) (pikokms.Object, error) {
@@ -160,7 +160,7 @@ func (b *gcsObjects) notKept(ctx context.Context, key string, a *storage.ObjectA
 	if a.CustomTime.Nanosecond() != 0 { // the client (v1.69.0) sends whole seconds
 		losses = append(losses, s3storage.Loss{Kind: LossTime, Reason: "its custom time has fractions of a second, " + a.CustomTime.Format(time.RFC3339Nano)})
 	}
-	if len(a.ACL) > 0 || b.withoutLists.Load() {
+	if len(a.ACL) > 0 || b.withoutACLs.Load() {
 		return losses, nil
 	}
 	_, err = b.object(key).ACL().List(ctx)
@@ -169,7 +169,7 @@ func (b *gcsObjects) notKept(ctx context.Context, key string, a *storage.ObjectA
 	case isGCSStatus(err, http.StatusForbidden):
 		losses = append(losses, s3storage.Loss{Kind: s3storage.LossACL, Reason: "it may have an access control list, and the permission storage.objects.getIamPolicy is missing"})
 	case isGCSStatus(err, http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented): // uniform access
-		b.withoutLists.Store(true)
+		b.withoutACLs.Store(true)
 	default:
 		return nil, gcsError(err)
 	}
@@ -180,15 +180,15 @@ func (b *gcsObjects) put(ctx context.Context, key string, from *opened, content 
 	return b.upload(ctx, key, from, content, storage.Conditions{DoesNotExist: !replace}, fs.ErrExist)
 }
 
-// The client (v1.69.0) takes a buffer of this size for each upload, whatever comes, and sends what
+// The client (v1.69.0) takes a buffer of this size for each upload, however small, and sends what
 // fits in it by one request. Its chunks are a multiple of the unit.
 const (
 	gcsChunk     = 16 << 20
 	gcsChunkUnit = 256 << 10
 )
 
-// keyVersion ends the name of the key under which GCS stored an object. New ones are under the
-// key's current version.
+// keyVersion matches the version in the name of the KMS key of an object. A replacement is stored
+// under the key's current version.
 var keyVersion = regexp.MustCompile(`/cryptoKeyVersions/[^/]*$`)
 
 // upload stores content. If a condition does not hold, the error holds refused.
@@ -214,7 +214,7 @@ func (b *gcsObjects) upload(ctx context.Context, key string, from *opened, conte
 	stored := func() (io.ReadCloser, error) { return b.object(key).ReadCompressed(compressed).NewReader(ctx) }
 	isRefused := isGCSStatus(err, http.StatusPreconditionFailed)
 	if (isRefused || IsTransient(err)) && isSent(stored) {
-		return nil // the answer was lost; what is refused is a second request
+		return nil // it is stored: its answer was lost, and only its repetition was refused
 	}
 	if isRefused {
 		err = fmt.Errorf("%w: %w", refused, err)
@@ -234,7 +234,7 @@ func (b *gcsObjects) newWriter(ctx context.Context, key string, from *opened, co
 	w.ContentLanguage, w.ContentType, w.Metadata = h.ContentLanguage, h.ContentType, h.Metadata
 	if a := from.gcs; a != nil {
 		w.StorageClass, w.CustomTime, w.Contexts = a.StorageClass, a.CustomTime, contextsOf(a)
-		if conditions.GenerationMatch != 0 { // elsewhere, these are the bucket's affair
+		if conditions.GenerationMatch != 0 { // for another object, the bucket decides on these
 			w.EventBasedHold, w.TemporaryHold, w.ACL = a.EventBasedHold, a.TemporaryHold, a.ACL
 			w.KMSKeyName = keyVersion.ReplaceAllString(a.KMSKeyName, "")
 			if r := a.Retention; r != nil && r.RetainUntil.After(time.Now()) {

@@ -35,11 +35,11 @@ func CheckTimeout(flags *pflag.FlagSet) error {
 	return nil
 }
 
-// idleClient is an HTTP client of a storage. A request that stands still for limit fails:
-// while it is sent, until the answer comes, and while that is read. The time that a source takes
-// which is uploaded, and that of who reads a download, do not count.
+// idleClient is an HTTP client of a storage. A request fails if no byte moves for limit: while it
+// is sent, until the answer comes, and while the answer is read. The time that is spent in the
+// source of an upload, or in the reader of a download, does not count.
 //
-// It is an http.RoundTripper, and what the AWS SDK and Azure's take for an HTTP client.
+// It is an http.RoundTripper, and an HTTP client for the AWS SDK and Azure's.
 type idleClient struct {
 	send  func(*http.Request) (*http.Response, error)
 	limit time.Duration // 0 is none
@@ -91,8 +91,8 @@ type clock struct {
 	timer  *time.Timer
 
 	mu      sync.Mutex
-	waiting bool // for the source of an upload, or for who reads a download
-	sent    bool // the answer has begun, whatever is still read of the request's body
+	waiting bool // for the source of an upload, or for the reader of a download
+	sent    bool // the answer has begun, though the request's body may still be read
 	begun   time.Time
 	expired bool
 }
@@ -106,7 +106,7 @@ func (w *clock) expire() {
 	}
 }
 
-// pause lets the time stand still.
+// pause stops the clock.
 func (w *clock) pause() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -114,7 +114,7 @@ func (w *clock) pause() {
 	w.timer.Stop()
 }
 
-// start begins a new time.
+// start starts the clock anew.
 func (w *clock) start() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -183,8 +183,8 @@ func (b *answerBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// idleError is the error of a request that stood still. Clients of clouds don't send such a request
-// again by themselves, which would take several times as long: the object is tried again.
+// idleError is the error of a request that made no progress. Clients of clouds don't send such a
+// request again, which would take several times as long. The object is tried again instead.
 type idleError struct {
 	host  string
 	limit time.Duration

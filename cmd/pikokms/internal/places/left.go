@@ -46,7 +46,8 @@ var LeftKinds = [...]struct {
 	LeftOwn:          {"file of this command line", "files of this command line", "this command line uses it", false},
 }
 
-// leftOfFile returns why a file of this path and type is no object in a place below root.
+// leftOfFile returns why a file of this path and type, below root, is left out. It is 0 for an
+// object.
 func leftOfFile(root, path string, mode fs.FileMode) Left {
 	switch mode.Type() {
 	case 0:
@@ -65,6 +66,7 @@ func leftOfFile(root, path string, mode fs.FileMode) Left {
 	return leftIrregular
 }
 
+// leftOfLink returns why a symbolic link is left out.
 func leftOfLink(root, path string) Left {
 	info, err := os.Stat(path)
 	switch {

@@ -28,7 +28,7 @@ type azureBlob struct {
 	name      string
 }
 
-// allowedLosses are the kinds of losses that a replacement may have.
+// allowedLosses has the kinds of losses that a replacement may have.
 type allowedLosses []string
 
 // Refuse returns an error for the losses that are not allowed.
@@ -45,7 +45,7 @@ func (a allowedLosses) Refuse(losses []s3storage.Loss) error {
 	return fmt.Errorf("%w: %s", s3storage.ErrNotKept, strings.Join(refused, "; "))
 }
 
-// LossTime is the kind of loss of a time that an object has of its own.
+// LossTime is the kind of loss for a time that an object has beside its modification time.
 const LossTime = "time"
 
 // paged is a store that lists what is directly below a folder, page by page.
@@ -55,13 +55,12 @@ type paged interface {
 	page(ctx context.Context, folder string, token []byte, n int) (keys []Listed, next []byte, err error)
 }
 
-// store is where several objects are. Keys are those below the place, and may be empty.
+// store holds the objects of a place. Keys are relative to the place, and may be empty.
 type store interface {
 	// list yields the objects that begin with a prefix, and what is left out there. An error with a
 	// key, which ends in a slash, is that of a folder, and the rest follows.
 	list(ctx context.Context, prefix string) iter.Seq2[Listed, error]
-	// stat returns what a listing says of an object. The error holds fs.ErrNotExist if there is
-	// none.
+	// stat returns an object as a listing has it. The error holds fs.ErrNotExist if there is none.
 	stat(ctx context.Context, key string) (Listed, error)
 	// open opens an object for random access.
 	open(ctx context.Context, key string) (pikokms.Object, error)
@@ -70,11 +69,11 @@ type store interface {
 	io.Closer
 }
 
-// bucketStore is objects in a bucket.
+// bucketStore is a store in a bucket.
 type bucketStore interface {
 	store
-	// put stores an object, with what from has beside its content. If another object may not be
-	// replaced, and there is one, the error holds fs.ErrExist.
+	// put stores an object, with the properties of from. If replace is false and there is another
+	// object, the error holds fs.ErrExist.
 	put(ctx context.Context, key string, from *opened, content io.Reader, replace bool) error
 	// setWriting sets how objects are put from now on.
 	setWriting(w Writing)
@@ -100,8 +99,8 @@ type opened struct {
 	Length  int64     // in bytes, or -1
 	ModTime time.Time // zero if it has none
 	File    os.FileInfo
-	// Replace puts content in the object's place if it is still what is read. Otherwise the error
-	// holds pikokms.ErrChanged. It is nil for the one file and for standard input.
+	// Replace puts content in the object's place if the object is still the one that is read.
+	// Otherwise the error holds pikokms.ErrChanged. It is nil for the one file and for standard input.
 	Replace func(ctx context.Context, content io.Reader) error
 
 	// NotKept returns what a replacement in its place could not keep. It is nil for a file, which
@@ -112,14 +111,15 @@ type opened struct {
 	gcs        *storage.ObjectAttrs
 	azure      *azureBlob
 	version    *s3storage.Version // of an object in S3
-	// clientHeader returns what is known of an object if the S3 Encryption Client wrote it. It is
-	// nil for what is not in S3.
+	// clientHeader returns what is known of an object if the S3 Encryption Client wrote it. It is nil
+	// outside S3.
 	clientHeader func(ctx context.Context, beside bool) (*s3ec.Header, error)
-	// remove removes the object if it is still what is read. It is nil for what is not in S3.
+	// remove removes the object if it is still the one that is read. It is nil outside S3.
 	remove func(ctx context.Context) error
 }
 
-// keyOf returns the prefix of the keys that a URL of a bucket stands for, or the key of one object.
+// keyOf returns the prefix of the keys that the URL of a bucket names, or the key of the one
+// object.
 func keyOf(u *url.URL) (prefix, only string) {
 	prefix = strings.TrimPrefix(u.Path, "/")
 	if prefix != "" && !strings.HasSuffix(prefix, "/") {
@@ -128,7 +128,7 @@ func keyOf(u *url.URL) (prefix, only string) {
 	return prefix, ""
 }
 
-// Writing is how objects are put in buckets.
+// Writing configures how objects are put in buckets.
 type Writing struct {
 	Jobs       int
 	SoleWriter bool

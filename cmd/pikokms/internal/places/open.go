@@ -23,9 +23,9 @@ import (
 	"piko.sh/pikokms/s3storage"
 )
 
-// Opener opens places. Its storages fail when they stand still.
+// Opener opens places. Their operations fail when a storage makes no progress for Timeout.
 type Opener struct {
-	Timeout     time.Duration // how long a storage may stand still; 0 is for ever
+	Timeout     time.Duration // how long a storage may make no progress; 0 is for ever
 	Instruction string        // what ends the names of the S3 Encryption Client's instruction files
 }
 
@@ -61,8 +61,8 @@ func folderOf(u *url.URL) string {
 }
 
 // openCloud opens the bucket of a URL in GCS or Azure, and returns the key of the one object that
-// it names, if it names one. Gocloud.dev knows URLs and credentials. Names and metadata it changes,
-// so objects are worked on by the client that it made.
+// it names, if it names one. Gocloud.dev reads the URL and finds credentials. It would change names
+// and metadata, so objects are read and written by the cloud's own client, which it made.
 func (o Opener) openCloud(ctx context.Context, u *url.URL) (_ store, only string, err error) {
 	at := *u
 	var prefix string
@@ -93,8 +93,8 @@ func (o Opener) OpenFolder(path string) (*Place, error) {
 	return &Place{Name: path, objects: &folderObjects{limited, folder, path}}, nil
 }
 
-// schemes are those of bucket URLs. Each has a function that opens the bucket of a URL, and that
-// returns the key of the one object that it names, if it names one.
+// schemes has the schemes of bucket URLs. Each has a function that opens the bucket of a URL, and
+// returns the key of the one object that the URL names, if it names one.
 var schemes = []struct {
 	name string
 	open func(o Opener, ctx context.Context, u *url.URL) (_ store, only string, err error)
@@ -102,7 +102,7 @@ var schemes = []struct {
 	{"s3", Opener.openS3}, {"gs", Opener.openCloud}, {"azblob", Opener.openCloud}, {"file", Opener.openBlobs},
 }
 
-// Open opens what is to be read.
+// Open opens a place to read from: standard input, a file, a folder or a bucket.
 func (o Opener) Open(ctx context.Context, text string) (*Place, error) {
 	if text == "-" {
 		return &Place{Name: "standard input"}, nil
@@ -128,7 +128,7 @@ func (o Opener) openSource(ctx context.Context, text string) (*Place, error) {
 		return p, err
 	}
 	if _, err := p.objects.stat(ctx, p.Only); !errors.Is(err, fs.ErrNotExist) {
-		return p, nil // what else is wrong, the work on the object says
+		return p, nil // any other error will come again when the object is read
 	}
 	u, err := parsePlace(text)
 	if err != nil {

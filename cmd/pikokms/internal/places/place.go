@@ -21,7 +21,7 @@ import (
 	"piko.sh/pikokms/header"
 )
 
-// Absolute returns the name of a place that it has in every folder.
+// Absolute returns a name of a place that is the same in every working directory.
 func Absolute(text string) string {
 	if text == "-" || strings.Contains(text, "://") {
 		return text
@@ -118,7 +118,7 @@ func (p *Place) Title(key string) string {
 	return strings.TrimSuffix(p.Name, "/") + "/" + key
 }
 
-// List yields the objects of a place that begin with a prefix, as objects.list does.
+// List yields the objects of a place that begin with a prefix, as store.list does.
 func (p *Place) List(ctx context.Context, prefix string) iter.Seq2[Listed, error] {
 	if p.IsMany() {
 		return listSteadily(ctx, p.objects, prefix)
@@ -142,7 +142,7 @@ func (p *Place) Stat(ctx context.Context, key string) (Listed, error) {
 	return p.objects.stat(ctx, key)
 }
 
-// Put stores an object in a bucket, as bucket.put does.
+// Put stores an object in a bucket, as bucketStore.put does.
 func (p *Place) Put(ctx context.Context, key string, from *Source, content io.Reader, replace bool) error {
 	return p.objects.(bucketStore).put(ctx, key, from.opened, content, replace)
 }

@@ -106,7 +106,7 @@ func (b *s3Objects) open(ctx context.Context, key string) (pikokms.Object, error
 	if err != nil {
 		return nil, unnamed(err)
 	}
-	return knownObject{object, b, key}, nil
+	return listedObject{object, b, key}, nil
 }
 
 func (b *s3Objects) read(ctx context.Context, key string) (*opened, error) {

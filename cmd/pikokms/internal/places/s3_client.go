@@ -19,8 +19,8 @@ import (
 // ErrS3Client means that AWS's S3 Encryption Client encrypted an object already.
 var ErrS3Client = errors.New("AWS's S3 Encryption Client wrote it, so it is encrypted already; rewrap moves it, and --exclude leaves it out")
 
-// instructions are the names that a bucket has of objects with instruction files beside them, as
-// far as they are listed.
+// instructions has the objects of a bucket that have instruction files beside them, as far as the
+// bucket was listed.
 type instructions struct {
 	suffix string // what ends the names of instruction files, beside s3ec.InstructionSuffix
 
@@ -37,7 +37,7 @@ func (n *instructions) object(key string) (string, bool) {
 	return strings.CutSuffix(key, s3ec.InstructionSuffix)
 }
 
-// note takes a key of a listing.
+// note notes a key of a listing.
 func (n *instructions) note(key string) {
 	if object, ok := n.object(key); ok {
 		n.mu.Lock()
@@ -49,6 +49,7 @@ func (n *instructions) note(key string) {
 	}
 }
 
+// end notes that all keys were listed.
 func (n *instructions) end() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -62,16 +63,16 @@ func (n *instructions) mayBeBeside(key string) bool {
 	return !n.whole || n.beside[key]
 }
 
-// knownObject is an open object of a bucket. It looks for an instruction file only where the
+// listedObject is an open object of a bucket. It looks for an instruction file only where the
 // listing has one.
-type knownObject struct {
+type listedObject struct {
 	pikokms.Object
 	objects *s3Objects
 	key     string
 }
 
 // S3ECHeader implements s3ec.Stored.
-func (o knownObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+func (o listedObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
 	return o.objects.clientHeader(ctx, o.Object, o.key, beside)
 }
 
@@ -83,10 +84,10 @@ func (b *s3Objects) clientHeader(ctx context.Context, stored any, key string, be
 
 // S3ECHeader implements s3ec.Stored.
 func (o placeObject) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
-	return headerOf(ctx, o.object, beside)
+	return clientHeaderOf(ctx, o.object, beside)
 }
 
-func headerOf(ctx context.Context, stored any, beside bool) (*s3ec.Header, error) {
+func clientHeaderOf(ctx context.Context, stored any, beside bool) (*s3ec.Header, error) {
 	known, ok := stored.(s3ec.Stored)
 	if !ok {
 		return nil, nil
@@ -94,18 +95,18 @@ func headerOf(ctx context.Context, stored any, beside bool) (*s3ec.Header, error
 	return known.S3ECHeader(ctx, beside)
 }
 
-// WithClient returns a reader of an open object from its beginning, which knows whether the S3
-// Encryption Client wrote the object.
-func WithClient(r io.Reader, stored pikokms.Object) io.Reader { return readsKnown{r, stored} }
+// WithClient returns r, which reads an open object from its beginning, as an s3ec.Stored that knows
+// whether the S3 Encryption Client wrote the object.
+func WithClient(r io.Reader, stored pikokms.Object) io.Reader { return clientReader{r, stored} }
 
-type readsKnown struct {
+type clientReader struct {
 	io.Reader
 	stored pikokms.Object
 }
 
 // S3ECHeader implements s3ec.Stored.
-func (r readsKnown) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
-	return headerOf(ctx, r.stored, beside)
+func (r clientReader) S3ECHeader(ctx context.Context, beside bool) (*s3ec.Header, error) {
+	return clientHeaderOf(ctx, r.stored, beside)
 }
 
 // Client is what is known of an object that the S3 Encryption Client wrote.
@@ -121,7 +122,7 @@ func (s *Source) LookForClient(ctx context.Context) error {
 	}
 	start, err := s.Start()
 	if err != nil {
-		return nil // what is wrong, the work on the object says
+		return nil // the error will come again when the object is read
 	}
 	s.Client, err = clientOf(s.clientHeader(ctx, !header.Sniff(start)))
 	return err
@@ -142,7 +143,7 @@ func (s *Source) S3ECHeader(context.Context, bool) (*s3ec.Header, error) {
 	return s.Client.Header, nil
 }
 
-// Hold closes what is made of the source together with it.
+// Hold makes Close also close made, which reads the source.
 func (s *Source) Hold(made io.Closer) {
 	closeSource := s.close
 	s.close = sync.OnceValue(func() error { return errors.Join(made.Close(), closeSource()) })
@@ -151,7 +152,7 @@ func (s *Source) Hold(made io.Closer) {
 // ClientOf looks whether the S3 Encryption Client wrote an object that is open and begins with
 // start.
 func ClientOf(ctx context.Context, stored pikokms.Object, start []byte) (Client, error) {
-	return clientOf(headerOf(ctx, stored, !header.Sniff(start)))
+	return clientOf(clientHeaderOf(ctx, stored, !header.Sniff(start)))
 }
 
 // BesideInstruction returns the key of the object that an instruction file is for.

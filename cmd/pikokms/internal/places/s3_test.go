@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The ARN of an access point stands where a bucket's name does.
+// TestAccessPoints gives the ARN of an access point in place of a bucket's name.
 func TestAccessPoints(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -40,7 +40,7 @@ var s3Parameters = []string{
 	"s3ForcePathStyle", "ssetype", "use_path_style",
 }
 
-// s3Client returns a client as the parameters of a URL say.
+// s3Client returns a client that is configured by the parameters of a URL.
 func (o Opener) s3Client(ctx context.Context, u *url.URL) (*s3.Client, error) {
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -65,7 +65,7 @@ func (o Opener) s3Client(ctx context.Context, u *url.URL) (*s3.Client, error) {
 	return s3.NewFromConfig(loaded, set.apply, o.setRetries), nil
 }
 
-// s3Settings are what the parameters of a URL say.
+// s3Settings has the parameters of a URL.
 type s3Settings struct {
 	text map[string]string // of those that are used as they are
 
@@ -128,8 +128,8 @@ func (set *s3Settings) parse(query url.Values) error {
 	return nil
 }
 
-// load returns the configuration that AWS's own tools would use for a bucket, as the URL changes
-// it.
+// load returns the configuration that AWS's own tools would use for a bucket, changed by the
+// parameters of the URL.
 func (set *s3Settings) load(ctx context.Context, bucket string) (aws.Config, error) {
 	var limit awsretry.RateLimiter = ratelimit.None
 	if set.rate > 0 {
@@ -191,7 +191,8 @@ func (set *s3Settings) load(ctx context.Context, bucket string) (aws.Config, err
 // credentialsTime is how long the source of credentials may take.
 const credentialsTime = 10 * time.Second
 
-// checkCredentials asks for credentials, so that there is one error if there are none.
+// checkCredentials asks for credentials once, so that their absence is one error and not one for
+// each object.
 func checkCredentials(ctx context.Context, credentials aws.CredentialsProvider) error {
 	bounded, cancel := context.WithTimeout(ctx, credentialsTime)
 	defer cancel()

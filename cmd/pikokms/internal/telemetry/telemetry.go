@@ -38,8 +38,8 @@ import (
 // flushTime is how long the end of the process waits for what is still to be exported.
 const flushTime = 5 * time.Second
 
-// Providers is where spans, metrics and events of a key go: to OpenTelemetry's global providers,
-// which do nothing unless Session.Start set others.
+// Providers returns where the spans, metrics and events of a key go: to OpenTelemetry's global
+// providers, which do nothing unless Session.Start set others.
 func Providers() service.Telemetry {
 	return service.Telemetry{TracerProvider: otel.GetTracerProvider(), MeterProvider: otel.GetMeterProvider(), Logger: slog.Default()}
 }
@@ -91,7 +91,7 @@ func (s *Session) EndCommand(err error) {
 // TraceObject begins the span of the work on an object, which is the parent of those of the calls
 // that it takes. The index is the object's number, from 0, and the size is in bytes or -1. The
 // caller calls end with the outcome.
-func TraceObject(ctx context.Context, index int64, name string, size int64) (of context.Context, end func(result string, err error)) {
+func TraceObject(ctx context.Context, index int64, name string, size int64) (objectCtx context.Context, end func(result string, err error)) {
 	attributes := []attribute.KeyValue{attribute.Int64("pikokms.object.index", index)}
 	if size >= 0 {
 		attributes = append(attributes, attribute.Int64("pikokms.object.size", size))
@@ -110,9 +110,9 @@ func TraceObject(ctx context.Context, index int64, name string, size int64) (of 
 	}
 }
 
-// failures are the errors that traces name, in the order in which they are looked for. An error's
-// own text may quote names and encryption contexts.
-var failures = []error{
+// namedErrors are the errors that traces name, in the order in which they are looked for. An
+// error's own text may quote names and encryption contexts.
+var namedErrors = []error{
 	provider.ErrAccessDenied, provider.ErrKeyDisabled, provider.ErrKeyPendingDeletion, provider.ErrKeyNotFound, provider.ErrUntrustedKey,
 	provider.ErrProviderUnavailable, provider.ErrContextMismatch, provider.ErrDecryptionFailed, provider.ErrInvalidCiphertext,
 	pikokms.ErrPlaintext, pikokms.ErrChanged, fs.ErrNotExist, fs.ErrPermission, context.Canceled, context.DeadlineExceeded,
@@ -124,8 +124,8 @@ func setFailure(span trace.Span, err error) {
 		return
 	}
 	kind := "other"
-	if i := slices.IndexFunc(failures, func(one error) bool { return errors.Is(err, one) }); i >= 0 {
-		kind = failures[i].Error()
+	if i := slices.IndexFunc(namedErrors, func(known error) bool { return errors.Is(err, known) }); i >= 0 {
+		kind = namedErrors[i].Error()
 	}
 	span.SetAttributes(attribute.String("error.type", kind))
 	span.SetStatus(codes.Error, kind)
@@ -141,7 +141,7 @@ func (s *Session) Flush() {
 
 // Start exports traces and metrics by OTLP if the environment names an endpoint, or else does
 // nothing (OpenTelemetry specification, "OpenTelemetry Protocol Exporter" and "Environment Variable
-// Specification"). What goes wrong with it is said, and fails nothing.
+// Specification"). Errors of the export are logged, and don't fail the command.
 func (s *Session) Start(ctx context.Context) {
 	traced, measured := isExported("TRACES"), isExported("METRICS")
 	if !traced && !measured {

@@ -127,7 +127,8 @@ func killAtChange(t *testing.T, file string, changes int, arguments []string) {
 	<-end
 }
 
-// TestProgressOfBranchKeys has progress on a terminal in one line, which goes at the end.
+// TestProgressOfBranchKeys checks that progress on a terminal takes one line, which is wiped at the
+// end.
 func TestProgressOfBranchKeys(t *testing.T) {
 	store, old, _ := newBranchKeys(t, 1)
 	// While a transaction is open, the command waits for the file.
@@ -290,7 +291,8 @@ func TestBranchKeysInDynamoDB(t *testing.T) {
 	require.Equal(t, 1, strings.Count(stderr, "branch key tenant-"), stderr)
 }
 
-// beforeKMS returns the URL of a proxy of moto that asks deny at each request to its KMS.
+// beforeKMS returns the URL of a proxy of moto. If deny returns true for a request to moto's KMS,
+// the proxy denies the request.
 func beforeKMS(t *testing.T, moto string, deny func() bool) string {
 	t.Helper()
 	target, err := url.Parse(moto)
@@ -315,7 +317,7 @@ func beforeKMS(t *testing.T, moto string, deny func() bool) string {
 	return server.URL
 }
 
-// lockTable opens a table in a file as another process would that does not let go of it.
+// lockTable holds a table in a file open, as another process might, until release is called.
 func lockTable(t *testing.T, file string) (release func()) {
 	t.Helper()
 	db, err := bbolt.Open(file, 0o600, nil)

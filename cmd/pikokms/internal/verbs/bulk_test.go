@@ -86,8 +86,8 @@ func TestHostsReadWhatEncryptPutsInPlace(t *testing.T) {
 	}
 }
 
-// What is killed goes on by the same command line: no object is lost, half-written or encrypted
-// twice.
+// TestKilledWorkGoesOn kills work and runs the same command line again. No object is lost,
+// half-written or encrypted twice.
 func TestKilledWorkGoesOn(t *testing.T) {
 	dir, key, contents := newFolder(t, 300)
 	newKey := filepath.Join(t.TempDir(), "new.key")
@@ -134,8 +134,8 @@ func ignoreDone(err error) error {
 	return err
 }
 
-// An object of S3 that another program replaces while it is encrypted is left as that program put
-// it.
+// TestObjectThatChangesMeanwhileIsLeft checks that an object of S3 stays as another program put it
+// while it was encrypted.
 func TestObjectThatChangesMeanwhileIsLeft(t *testing.T) {
 	server, endpoint := newS3Server(t)
 	key := filepath.Join(t.TempDir(), "dev.key")
@@ -184,7 +184,8 @@ func TestNamesSteerNoTerminal(t *testing.T) {
 	}
 }
 
-// An interrupted command says so, and the same command line goes on.
+// TestInterruptedWorkSaysWhatIsDone interrupts a command. It says so, and the same command line
+// goes on.
 func TestInterruptedWorkSaysWhatIsDone(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows sends no such signals")

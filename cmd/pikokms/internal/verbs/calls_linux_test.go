@@ -31,7 +31,7 @@ const tracedProgram = "pikokms-traced"
 
 func init() { programs[tracedProgram] = traced }
 
-// fileCalls are the calls of the system that can be made to fail, and how.
+// fileCalls has the system calls that can be made to fail, and their errors.
 var fileCalls = map[uint32]struct {
 	name string
 	err  syscall.Errno
@@ -52,10 +52,10 @@ var fileCalls = map[uint32]struct {
 	unix.SYS_CLOSE:      {"close", unix.EIO},
 }
 
-// traced has the kernel ask the parent about each of these calls (seccomp_unotify(2)), and becomes
-// pikokms. The parent is on the other side of file descriptor 3.
+// traced makes the kernel ask the parent about each of these calls (seccomp_unotify(2)), and
+// becomes pikokms. The parent is at the other end of file descriptor 3.
 func traced() {
-	runtime.LockOSThread() // the filter is this thread's, and of what it becomes
+	runtime.LockOSThread() // the filter holds for this thread, and stays when it becomes pikokms
 	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}}
 	left := len(fileCalls)
 	for number := range fileCalls {
@@ -107,7 +107,7 @@ type response struct {
 // calls counts the calls of the file system that a process makes below a folder, and fails one.
 type calls struct {
 	below  string
-	only   string // the name of the calls that are counted, if it is not any
+	only   string // the name of the calls that are counted; empty means all
 	fails  int    // the number of the call, from 1; 0 for none
 	made   int
 	failed string // what failed
@@ -132,8 +132,8 @@ func (c *calls) run(t *testing.T, arguments ...string) (code int, stdout, stderr
 	conn, err := net.FileConn(ours)
 	require.NoError(t, err)
 	defer conn.Close()
-	one, rights := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := conn.(*net.UnixConn).ReadMsgUnix(one, rights)
+	buffer, rights := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := conn.(*net.UnixConn).ReadMsgUnix(buffer, rights)
 	if err != nil || n == 0 {
 		_ = command.Wait()
 		t.Skip("the kernel lets no process answer another one's calls: ", errs.String())
@@ -160,11 +160,11 @@ func (c *calls) answer(listener int) error {
 			return err
 		}
 		if ready[0].Revents&unix.POLLIN == 0 {
-			return nil // nobody is left who makes calls
+			return nil // no process is left that makes calls
 		}
 		var asked notification
 		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&asked))); errno == unix.ENOENT || errno == unix.EINTR {
-			continue // who asked was killed
+			continue // the process that made the call was killed
 		} else if errno != 0 {
 			return errno
 		}
@@ -182,7 +182,7 @@ func (c *calls) answer(listener int) error {
 	}
 }
 
-// path returns the file that a call is about, or nothing if it can't be told.
+// path returns the path of the file that a call is about, or nothing if that is not known.
 func (n *notification) path() string {
 	at, name := n.arguments[0], uint64(0)
 	switch n.call {
@@ -281,7 +281,7 @@ func newFaultyFiles(t *testing.T) *faulty {
 	return f
 }
 
-// mustBeSeen are the calls whose failure no command may pass over.
+// mustBeSeen has the calls whose failure every command must report.
 var mustBeSeen = []string{"read", "write", "pwrite64", "fsync", "fdatasync", "ftruncate", "renameat"}
 
 // TestAFileThatCannotBeClosed makes OUT and the report of a command fail at last.
@@ -303,12 +303,12 @@ func TestAFileThatCannotBeClosed(t *testing.T) {
 	}
 }
 
-// tryFiles makes a call of a command line fail. It is false if there was no such call.
+// tryFiles makes a call of a command line fail. failed is false if there was no such call.
 func (f *faulty) tryFiles(t *testing.T, w task, c *calls) (failed, seen bool, left int) {
 	t.Helper()
 	f.reset(t, f.source(w))
 	if w.replaces {
-		require.NoError(t, os.WriteFile(filepath.Join(f.dir, "out", "sub", "b"), replaced, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(f.dir, "out", "sub", "b"), previousOut, 0o600))
 	}
 	report, journal := filepath.Join(f.dir, "report"), filepath.Join(f.dir, "journal")
 	require.NoError(t, os.RemoveAll(report))

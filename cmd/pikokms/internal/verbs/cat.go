@@ -19,7 +19,7 @@ import (
 func catCommand() *cobra.Command {
 	var o options
 	var at places.Opener
-	var part string
+	var rangeText string
 	command := &cobra.Command{
 		Use:   "cat [-k KEY]... [-c NAME=VALUE]... [--range RANGE] IN",
 		Short: "Write a file's or an object's plaintext, or a part of it, to standard output",
@@ -40,11 +40,10 @@ compressed ones only if the compression is zstd-seekable.`,
 			ctx, end := telemetry.TraceObject(command.Context(), 0, arguments[0], -1)
 			defer func() { end("read", err) }()
 			ranged := command.Flags().Changed("range")
-			var wanted byteRange
+			var requested byteRange
 			if ranged {
-				var err error
-				if wanted, err = parseRange(part); err != nil {
-					return console.Usage(fmt.Errorf("--range %q: %w", part, err))
+				if requested, err = parseRange(rangeText); err != nil {
+					return console.Usage(fmt.Errorf("--range %q: %w", rangeText, err))
 				}
 			}
 			r, err := o.reading()
@@ -61,7 +60,7 @@ compressed ones only if the compression is zstd-seekable.`,
 				return fmt.Errorf("%s is a folder or a bucket; name one object", p.Name)
 			}
 			if ranged {
-				return r.writePart(ctx, os.Stdout, p, wanted)
+				return r.writePart(ctx, os.Stdout, p, requested)
 			}
 			return r.writeWhole(ctx, os.Stdout, p)
 		},
@@ -69,7 +68,7 @@ compressed ones only if the compression is zstd-seekable.`,
 	o.addKeys(command, keyToDecrypt, pairToDecrypt)
 	o.addReading(command)
 	at.AddTimeout(command)
-	command.Flags().StringVar(&part, "range", "", "write only this `RANGE` of bytes: FROM-TO, FROM- or -N")
+	command.Flags().StringVar(&rangeText, "range", "", "write only this `RANGE` of bytes: FROM-TO, FROM- or -N")
 	console.ShowInShortHelp(command.Flags(), "range")
 	return command
 }
@@ -106,7 +105,7 @@ func (r *reading) writeDownload(ctx context.Context, w io.Writer, p *places.Plac
 	return incomplete(io.Copy(struct{ io.Writer }{w}, content))
 }
 
-func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, wanted byteRange) (err error) {
+func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, requested byteRange) (err error) {
 	stored, err := p.OpenSteady(ctx, p.Only)
 	if err != nil {
 		return err
@@ -116,7 +115,7 @@ func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, w
 		return errors.Join(err, stored.Close())
 	}
 	defer func() { err = errors.Join(err, content.Close()) }() // and stored
-	offset, length, err := wanted.of(content.Size())
+	offset, length, err := requested.resolve(content.Size())
 	if err != nil {
 		return err
 	}
@@ -124,7 +123,7 @@ func (r *reading) writePart(ctx context.Context, w io.Writer, p *places.Place, w
 	return incomplete(io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(content, offset, length), make([]byte, 256<<10)))
 }
 
-// incomplete returns an error that also states that output was written before it, if any was.
+// incomplete adds to an error that some output was written before it, if any was.
 func incomplete(written int64, err error) error {
 	if err != nil && written > 0 {
 		return fmt.Errorf("%w; the output so far is not the whole", err)

@@ -20,8 +20,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// Objects in GCS and Azure are encrypted, moved and decrypted in place, whatever their names are,
-// and keep what they have besides content.
+// TestCloudsInPlace encrypts, moves and decrypts objects in GCS and Azure in place, whatever their
+// names are. They keep everything but their content.
 func TestCloudsInPlace(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
 		marker := []byte("PLAINTEXT-MARKER ")
@@ -90,7 +90,8 @@ func TestCloudsInPlace(t *testing.T) {
 	})
 }
 
-// Append and page blobs stay what they are, and are named. Everything else is worked on.
+// TestAppendAndPageBlobsStay checks that append and page blobs stay what they are, and are named.
+// The other objects are worked on.
 func TestAppendAndPageBlobsStay(t *testing.T) {
 	cloudtest.InEach(t, func(t *testing.T, c cloudtest.Cloud) {
 		if c.Azure == nil {

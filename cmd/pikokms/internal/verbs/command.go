@@ -1,4 +1,4 @@
-// Package verbs is the tree of commands of pikokms. It is no part of package main so that the
+// Package verbs has the tree of commands of pikokms. It is not in package main so that the
 // generator of the man pages can import it.
 package verbs
 
@@ -159,7 +159,7 @@ func Main() {
 func run(ctx context.Context, arguments []string, session *telemetry.Session) int {
 	root := New()
 	_ = console.SetLogFormat(logFormatOf(arguments), false) // It is one of the known formats.
-	parsed := false                                         // What fails before this is true is wrong usage.
+	parsed := false                                         // An error while this is false is one of usage.
 	root.PersistentPreRunE = func(command *cobra.Command, _ []string) error {
 		if isConfigurable(command) {
 			if err := config.Program.Apply(command); err != nil {
@@ -237,9 +237,9 @@ func commandNames(root *cobra.Command) string {
 	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
-// isConfigurable reports whether flags of a command may be configured. Those of cobra's own
-// commands, which complete words, may not, nor those that only explain: a mistake in the
-// configuration must not keep them from it.
+// isConfigurable reports whether the environment and the configuration file may set flags of a
+// command. They may not for commands that complete words or only explain, which must work whatever
+// is wrong with the configuration.
 func isConfigurable(command *cobra.Command) bool {
 	for c := command; c != nil; c = c.Parent() {
 		if name := c.Name(); name == "completion" || name == "help" || name == "version" || strings.HasPrefix(name, "__") {
@@ -254,18 +254,18 @@ func isConfigurable(command *cobra.Command) bool {
 func takeOnce(flags *pflag.FlagSet) {
 	flags.VisitAll(func(f *pflag.Flag) {
 		if _, several := f.Value.(pflag.SliceValue); !several {
-			f.Value = &once{Value: f.Value}
+			f.Value = &onceValue{Value: f.Value}
 		}
 	})
 }
 
-// once is the value of a flag that may be set at most once.
-type once struct {
+// onceValue is the value of a flag that may be set at most once.
+type onceValue struct {
 	pflag.Value
 	set bool
 }
 
-func (o *once) Set(text string) error {
+func (o *onceValue) Set(text string) error {
 	if o.set {
 		return errors.New("it is given twice")
 	}
@@ -287,15 +287,15 @@ func misuse(command *cobra.Command, err error) int {
 // fail reports why the work failed, and returns the exit status.
 func fail(ctx context.Context, err error) int {
 	text := "interrupted"
-	if ctx.Err() == nil { // else whatever failed, failed for that
+	if ctx.Err() == nil { // otherwise the interruption is why err failed
 		text = console.Explain(err)
 	}
 	console.Say(slog.LevelError, text, console.FieldsOf(err)...)
 	return 1
 }
 
-// logFormatOf returns the format that a command line asks for, so that what is wrong with the
-// command line is said in that format, too.
+// logFormatOf returns the log format that a command line asks for. It is needed before the command
+// line is parsed, so that mistakes in that are reported in the format, too.
 func logFormatOf(arguments []string) string {
 	format := os.Getenv(config.Program.Variable(console.LogFormatFlag))
 	for i, argument := range arguments {

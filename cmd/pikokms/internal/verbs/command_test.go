@@ -30,12 +30,12 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// programs are what tests start as programs of their own.
+// programs has the programs that tests start in processes of their own.
 var programs = map[string]func(){"pikokms": func() {
 	for _, variable := range []string{"PIKOKMS_PYTHON", "PIKOKMS_REQUIRE_DOCKER", "PIKOKMS_OPENBAO", "PIKOKMS_LOCALSTACK_URL",
 		"PIKOKMS_ENCRYPTION_CLI", "PIKOKMS_NODE_MODULES", "PIKOKMS_AZURE_URL", "PIKOKMS_GCS_URL", "PIKOKMS_JARS",
 		"PIKOKMS_TEST_MILLION", "PIKOKMS_TEST_LONG_WORK", "PIKOKMS_TEST_JOURNAL"} {
-		_ = os.Unsetenv(variable) // it is for tests, and the command refuses what it does not know
+		_ = os.Unsetenv(variable) // tests use it, and the command refuses unknown variables
 	}
 	Main()
 }}
@@ -339,8 +339,8 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// watch reads what processes write to a terminal. The first channel is closed when the text is on
-// it, or when the last process has closed its side. The second gives all that was written.
+// watch reads what processes write to a terminal. It closes seen when the text was written, or when
+// the last process has closed its side. Screen receives all that was written.
 func watch(terminal io.Reader, text string) (seen <-chan struct{}, screen <-chan string) {
 	found, all := make(chan struct{}), make(chan string, 1)
 	go func() {

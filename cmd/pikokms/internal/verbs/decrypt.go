@@ -77,7 +77,7 @@ what a folder holds below the folder's.`,
   pikokms decrypt -k 'awskms://alias/backups?region=eu-west-1' -c purpose=backup backup.enc | tar x`,
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
-			if b.IsWanted(o.out, arguments) {
+			if b.IsForPlaces(o.out, arguments) {
 				return decryptEach(command.Context(), &b, &o, arguments)
 			}
 			pairs, err := o.requiredContext()

@@ -19,15 +19,15 @@ import (
 // repository is the folder of the repository.
 var repository = filepath.Join("..", "..", "..", "..")
 
-// block is a part of a document that is for a shell.
+// block is a part of a document that a shell can run.
 type block struct {
 	line  int // of its first line
 	text  string
-	setUp bool // it is for the tests alone: what a reader has already
+	setUp bool // it is for the tests alone, and makes what a reader has already
 }
 
 // blocksOf returns the blocks of a Markdown text: those that are fenced as a language, and comments
-// that begin with "sandbox", which set up what the next ones need.
+// that begin with "sandbox". The latter set up what the blocks after them need.
 func blocksOf(text, language string) (blocks []block) {
 	var open *block
 	end := ""
@@ -47,7 +47,8 @@ func blocksOf(text, language string) (blocks []block) {
 	return blocks
 }
 
-// callsOfPikokms returns the calls of pikokms in a statement, also those by another program.
+// callsOfPikokms returns the calls of pikokms in a statement, including those by way of another
+// program.
 func callsOfPikokms(statement *syntax.Stmt) (calls []*syntax.CallExpr) {
 	syntax.Walk(statement, func(node syntax.Node) bool {
 		if call, ok := node.(*syntax.CallExpr); ok {
@@ -75,8 +76,8 @@ func indexOfPikokms(words []string) int {
 	})
 }
 
-// setups are what the examples of a command's help need. Those of other commands find what usual
-// makes, and pages have more in comments of their own.
+// setups has what the examples of a command's help need. If a command is not in it they need
+// usualSetup. Pages may have more in comments of their own.
 var setups = map[string]string{
 	"pikokms":                     "pikokms keygen -o new.key",
 	"pikokms keygen":              "true",
@@ -95,7 +96,7 @@ var setups = map[string]string{
 pikokms keygen -o new.key
 pikokms branch-keys create -k branchkey:keys.db?master=local:dev.key --table
 `,
-	"pikokms decrypt": usual + "rm notes.txt",
+	"pikokms decrypt": usualSetup + "rm notes.txt",
 	"pikokms encrypt": "pikokms keygen -o dev.key && pikokms keygen -o escrow.key",
 	"pikokms rewrap": `pikokms keygen -o dev.key
 pikokms keygen -o old.key
@@ -107,8 +108,8 @@ pikokms encrypt -k local:dev.key --in-place 's3://bucket/backups/?region=eu-west
 // branchKey is what the examples about branch keys need.
 const branchKey = "pikokms branch-keys create --table -k 'branchkey://keys?key=ARN' -c tenant=42 tenant-42\n"
 
-// usual is what the examples of most commands need.
-const usual = `tar cf backup.tar photos
+// usualSetup is what the examples of most commands need.
+const usualSetup = `tar cf backup.tar photos
 pikokms keygen -o dev.key
 pikokms encrypt -k local:dev.key -o notes.enc notes.txt
 pikokms encrypt -k local:dev.key -o photos.enc --suffix .enc photos
@@ -150,7 +151,7 @@ func documents(t *testing.T) map[string][]block {
 		if command.Example != "" {
 			setup, ok := setups[command.CommandPath()]
 			if !ok {
-				setup = usual
+				setup = usualSetup
 			}
 			all[command.CommandPath()+" --help"] = []block{{text: setup, setUp: true}, {line: 1, text: command.Example}}
 		}
@@ -162,8 +163,8 @@ func documents(t *testing.T) map[string][]block {
 	return all
 }
 
-// TestDocumentedCommandLines runs each command line of pikokms that README.md, docs and the help
-// have, in the order of the document, with what is around it.
+// TestDocumentedCommandLines runs each command line of pikokms in README.md, docs and the help.
+// They run in the order of the document, with the statements around them.
 func TestDocumentedCommandLines(t *testing.T) {
 	startsManyProcesses(t)
 	t.Parallel()
@@ -197,8 +198,8 @@ func TestDocumentedCommandLines(t *testing.T) {
 	}
 }
 
-// runBlocks runs a document. It returns how many command lines it has, and by each of those that
-// were called why it was only parsed, or nothing.
+// runBlocks runs the blocks of a document. It returns how many command lines they have and, for
+// each that was called, why it was only parsed, or nothing if it was run.
 func runBlocks(t *testing.T, name string, blocks []block) (lines int, called map[string]string) {
 	called = make(map[string]string)
 	var s *sandbox
@@ -208,13 +209,13 @@ func runBlocks(t *testing.T, name string, blocks []block) (lines int, called map
 			t.Errorf("%s:%d: %v", name, b.line, err)
 			continue
 		}
-		wanted := make(map[syntax.Pos]bool)
+		expected := make(map[syntax.Pos]bool)
 		for _, statement := range statements {
 			for _, call := range callsOfPikokms(statement) {
-				wanted[call.Pos()] = true
+				expected[call.Pos()] = true
 			}
 		}
-		if len(wanted) == 0 && !b.setUp {
+		if len(expected) == 0 && !b.setUp {
 			continue // It is not about the command.
 		}
 		if s == nil {
@@ -229,8 +230,8 @@ func runBlocks(t *testing.T, name string, blocks []block) (lines int, called map
 		if b.setUp {
 			continue
 		}
-		lines += len(wanted)
-		for at := range wanted {
+		lines += len(expected)
+		for at := range expected {
 			line := fmt.Sprintf("%s:%d:%d", name, b.line+int(at.Line())-1, at.Col())
 			why, ok := s.called[at]
 			if !ok {
@@ -249,7 +250,8 @@ var (
 	noAnchor = regexp.MustCompile(`[^\pL\pN _-]`)
 )
 
-// TestLinksOfDocuments has each link within the repository lead to a file, and to a heading of it.
+// TestLinksOfDocuments checks that each link within the repository leads to a file, and to a
+// heading in it.
 func TestLinksOfDocuments(t *testing.T) {
 	checked := 0
 	for _, page := range pages(t, ".", "docs", "docs/notes") {
@@ -285,7 +287,7 @@ func TestLinksOfDocuments(t *testing.T) {
 	require.NotZero(t, checked)
 }
 
-// TestEachCommandHasExamples has the help of each command show how to call it.
+// TestEachCommandHasExamples checks that the help of each command shows how to call it.
 func TestEachCommandHasExamples(t *testing.T) {
 	for _, command := range New().Commands() {
 		if command.HasSubCommands() || command.Name() == "help" || command.Name() == "completion" {

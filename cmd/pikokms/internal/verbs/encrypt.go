@@ -24,7 +24,7 @@ import (
 	"piko.sh/pikokms/provider"
 )
 
-// refuseEncrypted is the judge of encrypt: nothing is encrypted twice.
+// refuseEncrypted is the Job.Judge of encrypt. It makes sure that nothing is encrypted twice.
 func refuseEncrypted(ctx context.Context, s *places.Source, malformed bool) error {
 	if s.Client.Header != nil || s.Client.IsInstruction {
 		return places.ErrS3Client
@@ -59,13 +59,13 @@ func encryptEach(ctx context.Context, b *work.Bulk, o *options, arguments []stri
 	}
 	open := keys.OpenAll
 	if b.DryRun {
-		open = keys.OpenHere
+		open = keys.OpenLocal
 	}
 	if err := open(ctx, ks); err != nil {
 		return err
 	}
 	transform := func(ctx context.Context, source io.Reader) (io.Reader, error) {
-		return sealed(host.EncryptObject(ctx, "", source, pairs))
+		return messageReader(host.EncryptObject(ctx, "", source, pairs))
 	}
 	sample := sampleOf(transform)
 	return b.Run(ctx, o.out, o.replace, arguments, work.Job{
@@ -131,26 +131,14 @@ already is refused.`,
 			if err != nil {
 				return err
 			}
-			for name := range pairs {
-				// A host that binds objects to their names requires these two.
-				bound := (name == pikokms.PairBucket || name == pikokms.PairObject) && slices.Contains(required, name)
-				if provider.CheckStated(map[string]string{name: ""}) != nil && !bound {
-					return console.Usage(fmt.Errorf("-c %s: names that begin with piko- are kept for what pikokms itself says of a message", name))
-				}
-			}
-			if err := header.CheckContext(pairs); err != nil {
-				return console.Usage(fmt.Errorf("-c: %w", err))
-			}
-			for _, name := range required {
-				if _, ok := pairs[name]; !ok {
-					return console.Usage(fmt.Errorf("--required %q: there is no such pair; give it with -c", name))
-				}
+			if err := checkPairs(pairs, required); err != nil {
+				return console.Usage(err)
 			}
 			encrypter := message.Encrypter{Required: required}
 			if sign {
 				encrypter.Suite = header.AES256GCMHKDFSHA512CommitKeyECDSAP384
 			}
-			if b.IsWanted(o.out, arguments) {
+			if b.IsForPlaces(o.out, arguments) {
 				return encryptEach(command.Context(), &b, &o, arguments, encrypter, transformers, pairs)
 			}
 			return runStream(&o, command, arguments, encrypter, transformers, func(ctx context.Context, host *pikokms.Host, in io.Reader) (io.Reader, error) {
@@ -158,7 +146,7 @@ already is refused.`,
 				if err != nil {
 					return nil, err
 				}
-				return sealed(host.EncryptObject(ctx, "", content, pairs))
+				return messageReader(host.EncryptObject(ctx, "", content, pairs))
 			})
 		},
 	}
@@ -175,16 +163,37 @@ already is refused.`,
 	return command
 }
 
-// sealed returns the reader of a message as an io.Reader that is nil with an error.
-func sealed(r *message.EncryptReader, err error) (io.Reader, error) {
+// checkPairs returns an error if a message can't have the pairs of -c, or if there is none of a name
+// of --required.
+func checkPairs(pairs map[string]string, required []string) error {
+	for name := range pairs {
+		// A host that binds objects to their names requires these two.
+		bound := (name == pikokms.PairBucket || name == pikokms.PairObject) && slices.Contains(required, name)
+		if provider.CheckStated(map[string]string{name: ""}) != nil && !bound {
+			return fmt.Errorf("-c %s: names that begin with piko- are kept for what pikokms itself says of a message", name)
+		}
+	}
+	if err := header.CheckContext(pairs); err != nil {
+		return fmt.Errorf("-c: %w", err)
+	}
+	for _, name := range required {
+		if _, ok := pairs[name]; !ok {
+			return fmt.Errorf("--required %q: there is no such pair; give it with -c", name)
+		}
+	}
+	return nil
+}
+
+// messageReader returns r as an io.Reader, which is nil if there is an error.
+func messageReader(r *message.EncryptReader, err error) (io.Reader, error) {
 	if err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-// sampleOf returns a function that returns the header of a message as transform makes them. One
-// message is made, at the first call.
+// sampleOf returns a function that returns the header of a message that transform made. The first
+// call makes the message.
 func sampleOf(transform func(context.Context, io.Reader) (io.Reader, error)) func(context.Context) (*header.Header, error) {
 	var mu sync.Mutex
 	var made *header.Header

@@ -41,8 +41,8 @@ import (
 	"piko.sh/pikokms/provider/awskms"
 )
 
-// allFaults tries everything. Otherwise each command line is broken in some of the ways alone,
-// and what the AWS SDK tries again is left out: it waits for up to a second before each try.
+// allFaults tries everything. Without it, each command line is broken in only some of the ways, and
+// without retries of the AWS SDK, which waits for up to a second before each.
 var allFaults = flag.Bool("faults.all", false, "break each request of each command line in each way, also with the retries of the AWS SDK")
 
 // The ways in which a request fails.
@@ -56,7 +56,7 @@ const (
 
 var waysOfRequests = []string{notServed, answerLost, answerCut, broken, denied}
 
-// breaking passes requests to S3 and to KMS on, and breaks those that calls names.
+// breaking passes requests on to S3 and to KMS, and breaks those that calls selects.
 type breaking struct {
 	s3    *s3Server
 	kms   http.Handler
@@ -64,26 +64,27 @@ type breaking struct {
 	calls *adversary.Calls
 	way   string
 	spare bool     // requests to KMS are broken only by what the AWS SDK does not try again
-	only  string   // the method of requests that are broken, if it is not any
+	only  string   // the method of requests that are broken; empty means any
 	broke []string // the requests that were broken
 }
 
-// breaks has other requests broken.
-func (b *breaking) breaks(calls *adversary.Calls) {
+// selectCalls selects the requests that are broken from here on.
+func (b *breaking) selectCalls(calls *adversary.Calls) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.calls = calls
 }
 
-// breaksBy has requests of a method, or of any if it is empty, broken in another way.
+// breaksBy sets how requests of a method are broken, or requests of any if it is empty.
 func (b *breaking) breaksBy(way, method string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.way, b.only = way, method
 }
 
-// ofS3 names a request to S3: by its method, by what it asks for beside an object's content, and as
-// "again" if it puts a new object a second time, which s3storage does once to see it refused.
+// ofS3 names a request to S3: by its method, or by what it asks for if that is not an object's
+// content. It is "again" if it puts a new object a second time, which s3storage does once to see
+// whether that is refused.
 func (b *breaking) ofS3(r *http.Request) string {
 	_, stored := b.s3.objects[r.URL.Path]
 	verb := r.Method
@@ -152,7 +153,7 @@ func (b *breaking) breakOrServe(w http.ResponseWriter, answer http.ResponseWrite
 		}
 		return true
 	}
-	var sent bytes.Buffer // and not to the command, or not all of it
+	var sent bytes.Buffer // the answer, of which the command gets nothing or a part
 	if b.way != notServed {
 		recorder := httptest.NewRecorder()
 		handler.ServeHTTP(recorder, r)
@@ -178,7 +179,7 @@ func (b *breaking) breakOrServe(w http.ResponseWriter, answer http.ResponseWrite
 	return true
 }
 
-// faulty has what commands work on under faults: buckets, folders of two objects, and KMS keys.
+// faulty has what commands under faults work on: buckets, folders of two objects, and KMS keys.
 type faulty struct {
 	*breaking
 	url        string
@@ -247,7 +248,7 @@ func (f *faulty) bucket(path string) string {
 	return "s3://" + path + "?region=us-east-1&use_path_style=true" + f.retries + "&endpoint=" + f.url
 }
 
-// place is where a command reads or writes: "bucket", "folder", or one object of these.
+// place returns a place to read or write: a bucket, a folder, or one object of these.
 func (f *faulty) place(kind, name string) string {
 	switch kind {
 	case "bucket":
@@ -260,7 +261,7 @@ func (f *faulty) place(kind, name string) string {
 	return filepath.Join(f.dir, name)
 }
 
-// reset has buckets and folders hold what they hold before a command.
+// reset gives buckets and folders the contents that they have before a command.
 func (f *faulty) reset(t *testing.T, contents map[string][]byte) {
 	t.Helper()
 	f.mu.Lock()
@@ -279,8 +280,8 @@ func (f *faulty) reset(t *testing.T, contents map[string][]byte) {
 	}
 }
 
-// holds returns all that is in a bucket or a folder.
-func (f *faulty) holds(t *testing.T, kind, name string) map[string][]byte {
+// contentsOf returns all that is in a bucket or a folder.
+func (f *faulty) contentsOf(t *testing.T, kind, name string) map[string][]byte {
 	t.Helper()
 	found := make(map[string][]byte)
 	if kind == "bucket" || kind == "object" {
@@ -307,8 +308,8 @@ func (f *faulty) holds(t *testing.T, kind, name string) map[string][]byte {
 	return found
 }
 
-// here runs the command in this process.
-func here(t *testing.T, arguments ...string) (code int, stdout []byte, stderr string) {
+// runHere runs the command in this process.
+func runHere(t *testing.T, arguments ...string) (code int, stdout []byte, stderr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -333,8 +334,8 @@ func here(t *testing.T, arguments ...string) (code int, stdout []byte, stderr st
 	return code, stdout, string(said)
 }
 
-// replaced is what OUT holds before it is replaced.
-var replaced = []byte("the one before")
+// previousOut is what OUT holds before it is replaced.
+var previousOut = []byte("the one before")
 
 // task is a command line that is tried under faults.
 type task struct {
@@ -363,11 +364,11 @@ func (w task) String() string {
 	return strings.Join(append([]string{text}, w.with...), " ")
 }
 
-// isTriedAgain reports whether what can't be read is tried again, as it is but for inspect of one
-// object.
+// isTriedAgain reports whether a failed read is tried again. Only inspect of one object does not do
+// so.
 func (w task) isTriedAgain() bool { return w.needsKey() || w.from == "bucket" }
 
-// isMany reports whether the work is on objects, as if on several.
+// isMany reports whether the command works on an object as it does on several.
 func (w task) isMany() bool {
 	return w.from == "bucket" || w.from == "folder" || w.inPlace || w.to != "" && w.to != "file" || w.from == "object" && w.verb != "cat"
 }
@@ -466,13 +467,13 @@ func (f *faulty) names(w task) []string {
 // It returns the objects that are done.
 func (f *faulty) check(t *testing.T, w task, what string) (done map[string][]byte) {
 	t.Helper()
-	in := f.holds(t, w.from, "in")
+	in := f.contentsOf(t, w.from, "in")
 	if !w.inPlace {
 		require.Equal(t, f.source(w), in, "%s: the source is changed", what)
 	}
 	found := in
 	if w.to != "" {
-		found = f.holds(t, w.to, "out")
+		found = f.contentsOf(t, w.to, "out")
 	} else if !w.inPlace {
 		return nil
 	}
@@ -484,7 +485,7 @@ func (f *faulty) check(t *testing.T, w task, what string) (done map[string][]byt
 		}
 		old, known := f.source(w)[name]
 		require.True(t, known, "%s: %s is left", what, name)
-		require.True(t, w.inPlace && bytes.Equal(content, old) || w.replaces && bytes.Equal(content, replaced), "%s: %s is there, and is not whole", what, name)
+		require.True(t, w.inPlace && bytes.Equal(content, old) || w.replaces && bytes.Equal(content, previousOut), "%s: %s is there, and is not whole", what, name)
 	}
 	return done
 }
@@ -521,21 +522,22 @@ func (w task) again(arguments []string) []string {
 	return arguments
 }
 
-// tried is how often what fails is tried again.
-type tried struct {
+// tryPolicy is how often a failed request is tried again.
+type tryPolicy struct {
 	name  string
 	tries uint   // of an object
 	sdk   string // a parameter of URLs of buckets; a retry of the AWS SDK takes more than 1
 }
 
 var (
-	triedOnce  = tried{"tried once", 1, "&rate_limiter_capacity=1"}
-	triedByUs  = tried{"five tries of an object", 5, "&rate_limiter_capacity=1"}
-	triedByAll = tried{"five tries, and those of the AWS SDK", 5, ""}
+	triedOnce  = tryPolicy{"tried once", 1, "&rate_limiter_capacity=1"}
+	triedByUs  = tryPolicy{"five tries of an object", 5, "&rate_limiter_capacity=1"}
+	triedByAll = tryPolicy{"five tries, and those of the AWS SDK", 5, ""}
 )
 
-// isCovered reports whether a broken request must do no harm, and whether it may do none.
-func (w task) isCovered(how tried, way, request string) (must, may bool) {
+// isCovered reports whether the command must succeed though a request is broken, and whether it
+// may.
+func (w task) isCovered(how tryPolicy, way, request string) (must, may bool) {
 	verb, _, _ := strings.Cut(request, " ")
 	ofKMS := strings.HasPrefix(request, "TrentService.")
 	switch {
@@ -564,7 +566,7 @@ func (w task) isCovered(how tried, way, request string) (must, may bool) {
 	return true, true
 }
 
-// causes are what errors say of each way.
+// causes has a pattern of the errors of each way.
 var causes = map[string]string{
 	notServed:  "connection reset by peer|forcibly closed|EOF",
 	answerLost: "connection reset by peer|forcibly closed|EOF",
@@ -573,11 +575,11 @@ var causes = map[string]string{
 	denied:     "403|denied",
 }
 
-// hidden is what errors say of what an object has, if it may not be asked for.
-const hidden = `the permission s3:GetObject(Tagging|Acl) is missing`
+// deniedProperties is a pattern of the errors for properties of an object that may not be read.
+const deniedProperties = `the permission s3:GetObject(Tagging|Acl) is missing`
 
-// tryWith runs a command line once for each of its requests, which is broken.
-func (f *faulty) tryWith(t *testing.T, w task, how tried, way string) (faults, seen int) {
+// tryWith runs a command line once for each of its requests, and breaks that one.
+func (f *faulty) tryWith(t *testing.T, w task, how tryPolicy, way string) (faults, seen int) {
 	t.Helper()
 	places.Tries, f.retries = how.tries, how.sdk
 	f.breaksBy(way, "")
@@ -587,9 +589,9 @@ func (f *faulty) tryWith(t *testing.T, w task, how tried, way string) (faults, s
 		report, journal := filepath.Join(dir, "report"), filepath.Join(dir, "journal")
 		_ = os.Remove(report)
 		arguments := f.arguments(w, report, journal)
-		f.breaks(c)
-		code, stdout, stderr := here(t, arguments...)
-		f.breaks(&adversary.Calls{})
+		f.selectCalls(c)
+		code, stdout, stderr := runHere(t, arguments...)
+		f.selectCalls(&adversary.Calls{})
 		what := fmt.Sprintf("%s, %s, %s %v: exit status %d: %s", w, how.name, way, f.broke, code, stderr)
 		require.True(t, code == 0 || code == 1, what)
 		done := f.check(t, w, what)
@@ -620,7 +622,7 @@ func (f *faulty) tryWith(t *testing.T, w task, how tried, way string) (faults, s
 		f.checkError(t, stderr, what)
 
 		// The same command line goes on.
-		code, stdout, stderr = here(t, w.again(arguments)...)
+		code, stdout, stderr = runHere(t, w.again(arguments)...)
 		what += fmt.Sprintf("and then: exit status %d: %s", code, stderr)
 		require.Zero(t, code, what)
 		after := f.check(t, w, what)
@@ -677,7 +679,7 @@ func (f *faulty) checkError(t *testing.T, stderr, what string) {
 	require.Contains(t, stderr, name, what)
 	cause := causes[f.way]
 	if verb, _, _ := strings.Cut(request, " "); f.way == denied && (verb == "tags" || verb == "acl") {
-		cause = hidden
+		cause = deniedProperties
 	}
 	require.Regexp(t, cause, stderr, what)
 }
@@ -693,7 +695,7 @@ func TestAFaultAtEachCallOfTheCommand(t *testing.T) {
 	places.FirstWait = time.Millisecond
 	before := goleak.IgnoreCurrent()
 	faults, seen, begin := 0, 0, time.Now()
-	hows := []tried{triedOnce, triedByUs}
+	hows := []tryPolicy{triedOnce, triedByUs}
 	if *allFaults {
 		hows = append(hows, triedByAll)
 	}
@@ -725,8 +727,9 @@ func TestAFaultAtEachCallOfTheCommand(t *testing.T) {
 	require.NoError(t, leak)
 }
 
-// TestALostAnswerToAPut has the AWS SDK send a conditional put a second time, whose condition the
-// first one has made false. That is no failure, and no other's object.
+// TestALostAnswerToAPut loses the answer to a conditional put. The AWS SDK sends it a second time,
+// and its condition is false by then. That must not count as a failure, nor as an object of another
+// program.
 func TestALostAnswerToAPut(t *testing.T) {
 	f := newFaulty(t)
 	f.breaksBy(answerLost, http.MethodPut)
@@ -736,9 +739,9 @@ func TestALostAnswerToAPut(t *testing.T) {
 		{verb: "rewrap", from: "object", inPlace: true},
 	} {
 		f.reset(t, f.source(w))
-		f.breaks(&adversary.Calls{Fails: func(n int) bool { return n == 1 }})
+		f.selectCalls(&adversary.Calls{Fails: func(n int) bool { return n == 1 }})
 		report := filepath.Join(t.TempDir(), "report")
-		code, _, stderr := here(t, f.arguments(w, report, "")...)
+		code, _, stderr := runHere(t, f.arguments(w, report, "")...)
 		require.Len(t, f.broke, 1)
 		what := fmt.Sprintf("%s: exit status %d: %s", w, code, stderr)
 		require.Zero(t, code, what)

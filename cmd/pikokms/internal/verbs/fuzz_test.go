@@ -78,7 +78,7 @@ func fuzzValue(t *testing.T, flag *pflag.Flag) {
 		return
 	}
 	for _, size := range []int64{0, 1, 100, 1 << 40} {
-		offset, length, err := r.of(size)
+		offset, length, err := r.resolve(size)
 		if err == nil {
 			require.True(t, offset >= 0 && length >= 0 && offset+length <= size, "%+v of %d", r, size)
 		}

@@ -16,7 +16,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/work"
 )
 
-// A help fits on a screen of so many lines and columns, but for long examples.
+// The lines and columns of the screen that a help text fits on, except for long examples.
 const (
 	helpLines   = 40
 	helpColumns = 80
@@ -78,12 +78,12 @@ places, long-work, configuration, files or branch-keys.`,
 		},
 		RunE: func(command *cobra.Command, arguments []string) error {
 			root, out := command.Root(), command.OutOrStdout()
-			isTopic := slices.IndexFunc(topics(), func(t topic) bool { return len(arguments) == 1 && t.name == arguments[0] })
+			topicIndex := slices.IndexFunc(topics(), func(t topic) bool { return len(arguments) == 1 && t.name == arguments[0] })
 			about, rest, err := root.Find(arguments)
 			if err == nil && len(rest) > 0 {
 				err = fmt.Errorf("there is no %s", strings.Join(arguments, " "))
 			}
-			if err != nil && isTopic < 0 {
+			if err != nil && topicIndex < 0 {
 				return console.Usage(err)
 			}
 			if err == nil {
@@ -93,8 +93,8 @@ places, long-work, configuration, files or branch-keys.`,
 					return err
 				}
 			}
-			if isTopic >= 0 {
-				_, err := fmt.Fprint(out, topics()[isTopic].text)
+			if topicIndex >= 0 {
+				_, err := fmt.Fprint(out, topics()[topicIndex].text)
 				return err
 			}
 			return nil
@@ -104,7 +104,7 @@ places, long-work, configuration, files or branch-keys.`,
 	return command
 }
 
-// showHelp is what --help does.
+// showHelp writes what --help shows.
 func showHelp(c *cobra.Command, _ []string) { _ = writeHelp(c.OutOrStdout(), c, false) }
 
 // writeHelp explains a command: on a screen, or wholly.

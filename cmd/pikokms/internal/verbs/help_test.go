@@ -25,7 +25,8 @@ func helpText(t *testing.T, arguments ...string) string {
 	return stdout.String()
 }
 
-// The help of each command fits on a screen, and the whole help has all flags of it.
+// TestHelpFitsOnAScreen checks that the help of each command fits on a screen, and that its whole
+// help has all flags.
 func TestHelpFitsOnAScreen(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	commands := 0
@@ -62,13 +63,13 @@ func TestHelpFitsOnAScreen(t *testing.T) {
 	require.Greater(t, commands, 15)
 }
 
-// frames are what is drawn on a line of a terminal, one after the other.
+// frames separates the frames that are drawn on a line of a terminal one after the other.
 var frames = regexp.MustCompile(`[\r\n]`)
 
-// escapes steer a terminal, and take no columns.
+// escapes matches sequences that control a terminal, and take no columns.
 var escapes = regexp.MustCompile(`\x1b\[[0-9]*[A-Za-z]`)
 
-// A bar stays on one line of a terminal, however narrow that is.
+// TestBarsFitNarrowTerminals checks that a bar takes one line of a terminal, however narrow it is.
 func TestBarsFitNarrowTerminals(t *testing.T) {
 	startsManyProcesses(t)
 	server, key := kmsKey(t)

@@ -38,7 +38,7 @@ name, kind and size, what is wrong with it, and its message as above.`,
   pikokms inspect --include '*.enc' 's3://bucket/backups/?region=eu-west-1'`,
 		DisableFlagsInUseLine: true,
 		RunE: func(command *cobra.Command, arguments []string) error {
-			if e.IsWanted(arguments) {
+			if e.IsForPlaces(arguments) {
 				return survey(command.Context(), &e, os.Stdout, asJSON, arguments)
 			}
 			in, size, err := files.OpenInput(arguments)

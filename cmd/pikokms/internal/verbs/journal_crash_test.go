@@ -90,7 +90,8 @@ func checkJournal(t *testing.T, j *work.Journal) (n int64) {
 }
 
 // killWriter starts a process that writes a journal, kills it, and returns how many outcomes it
-// said were saved. The moment is soon after a save, or if so wanted, soon after the process began.
+// reported as saved. It kills the process soon after a save or, if early is set, soon after the
+// start.
 func killWriter(t *testing.T, path string, early bool) (saved int64) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.timeout", "1m")
@@ -260,8 +261,8 @@ func killAtWrite(t *testing.T, journal string, arguments []string) (ended bool) 
 	}
 }
 
-// doneOf returns the objects that a journal says are done. It looks at a copy, as a program that is
-// killed leaves it.
+// doneOf returns the objects that a journal records as done. It reads a copy of the file, as a
+// killed process leaves it.
 func doneOf(t *testing.T, path, in string) map[string]bool {
 	t.Helper()
 	content, err := os.ReadFile(path)

@@ -17,8 +17,8 @@ import (
 	"piko.sh/pikokms/kmstest"
 )
 
-// enforced has a KMS allow only what an IAM policy allows. It evaluates what pikokms writes into
-// policies: lists of actions and resources, and StringEquals on the encryption context.
+// enforced is a KMS that allows only what an IAM policy allows. It evaluates what pikokms writes
+// into policies: lists of actions and resources, and StringEquals on the encryption context.
 type enforced struct {
 	*kmstest.Server
 	mu         sync.Mutex
@@ -96,7 +96,8 @@ func policyOf(t *testing.T, arguments ...string) []admin.Statement {
 }
 
 // TestPoliciesAreEnoughAndLeast runs each role's commands against a KMS that allows what the role's
-// policy allows. They do, and no action can be left out. Keys check says the same.
+// policy allows. The commands succeed, and fail without any one of the actions. Keys check finds
+// the same.
 func TestPoliciesAreEnoughAndLeast(t *testing.T) {
 	startsManyProcesses(t)
 	kms := enforce(t)
@@ -145,7 +146,7 @@ func TestPoliciesAreEnoughAndLeast(t *testing.T) {
 	} {
 		for _, pairs := range [][]string{nil, {"-c", "tenant=42"}} {
 			if pairs != nil && name != test.role {
-				continue // once a role
+				continue // one case of each role is enough
 			}
 			t.Run(strings.Join(append([]string{name}, pairs...), " "), func(t *testing.T) {
 				kms.set(all) // to ask for an alias's key
@@ -228,8 +229,8 @@ func TestKeyPolicyKeepsTheAccountInCharge(t *testing.T) {
 	require.Equal(t, map[string]map[string]string{"StringEquals": {"kms:EncryptionContext:tenant": "42"}}, writer.Condition)
 }
 
-// motoEnforces has moto's IAM take a policy, and evaluate it. Moto names no resources of KMS to its
-// IAM, so the policy is evaluated for all.
+// motoEnforces makes moto's IAM take a policy and evaluate it. Moto passes no resources of KMS to
+// its IAM, so the policy is evaluated for all resources.
 const motoEnforces = `
 import json, sys
 import boto3

@@ -15,7 +15,8 @@ import (
 )
 
 // TestPoliciesOfMixedKeys runs commands with several kinds of keys against a KMS that allows what
-// the printed policy allows. They do, and none of the policy's actions can be left out.
+// the printed policy allows. The commands succeed, and fail without any one of the policy's
+// actions.
 func TestPoliciesOfMixedKeys(t *testing.T) {
 	startsManyProcesses(t)
 	kms := enforce(t)
@@ -67,7 +68,7 @@ func TestPoliciesOfMixedKeys(t *testing.T) {
 	for name, test := range map[string]struct {
 		policy   []string
 		commands [][]string
-		says     bool // what the conditions refuse
+		says     bool // whether the policy has a condition on the encryption context
 	}{
 		"a writer with a recovery key": {
 			join("--role", "writer", "-c", "tenant=42", withRecovery),

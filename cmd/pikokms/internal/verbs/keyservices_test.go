@@ -21,7 +21,8 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// vaultURL makes a key of an OpenBao server. It returns the key's URL, and what rotates the key.
+// vaultURL makes a key of an OpenBao server. It returns the key's URL, and a function that rotates
+// the key.
 func vaultURL(t *testing.T, name string) (keyURL string, rotate func()) {
 	t.Helper()
 	config := api.DefaultConfig()
@@ -46,7 +47,8 @@ func azureURL(server *azurekeyvaulttest.Server, k azurekeyvaulttest.Key) string 
 	return "azurekeyvault://test-vault/" + server.CreateKey(k) + "?endpoint=" + server.URL
 }
 
-// Help and documents have each key service, and errors list it.
+// TestEachKeyServiceIsDocumented checks that help and documents describe each key service, and that
+// an error lists it.
 func TestEachKeyServiceIsDocumented(t *testing.T) {
 	help, _, _, err := execute(t, "help", "keys")
 	require.NoError(t, err)
@@ -61,7 +63,7 @@ func TestEachKeyServiceIsDocumented(t *testing.T) {
 	}
 }
 
-// A file moves from key service to key service, and each decrypts it.
+// TestKeyServices moves a file from key service to key service, and decrypts it with each.
 func TestKeyServices(t *testing.T) {
 	race.SkipShort(t)
 	t.Setenv("VAULT_TOKEN", emulator.OpenBaoToken)
@@ -128,7 +130,8 @@ func requireRoundTrip(t *testing.T, urls map[string]string, under, named string)
 	}
 }
 
-// The key services' reasons are in one line, and wrong usage is found before they are asked.
+// TestKeyServicesThatRefuse checks that an error of a key service takes one line, and that wrong
+// usage is found before the service is asked.
 func TestKeyServicesThatRefuse(t *testing.T) {
 	google := gcpkmstest.NewServer(t)
 	name := google.CreateKey(gcpkmstest.Key{Name: "backups"})
@@ -162,8 +165,8 @@ func TestKeyServicesThatRefuse(t *testing.T) {
 	}
 }
 
-// After a rotation, rewrap moves what is under the older version of a key to the newest one, and
-// leaves the rest alone.
+// TestRewrapToTheNewestVersion rewraps after a rotation. Rewrap moves what is under the older
+// version of a key to the newest, and leaves the rest as it is.
 func TestRewrapToTheNewestVersion(t *testing.T) {
 	race.SkipShort(t)
 	t.Run("branch key", func(t *testing.T) {
@@ -198,8 +201,8 @@ func TestRewrapToTheNewestVersion(t *testing.T) {
 	})
 }
 
-// testRewrapToTheNewestVersion rotates a key of two objects, and encrypts a third. If names is not
-// nil, it returns how inspect names the versions before and after.
+// testRewrapToTheNewestVersion encrypts two objects under a key, rotates it, and encrypts a third.
+// If names is not nil, it returns how inspect names the two versions.
 func testRewrapToTheNewestVersion(t *testing.T, key string, rotate func(), names func() (before, after string)) {
 	dir := t.TempDir()
 	run := func(arguments ...string) (stdout, stderr string) {

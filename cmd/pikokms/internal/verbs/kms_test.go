@@ -59,8 +59,8 @@ func closedPort(t *testing.T) string {
 	return "http://" + connection.LocalAddr().String()
 }
 
-// faults are ways in which an AWS KMS can fail. Each returns the endpoint to ask.
-var faults = map[string]func(*testing.T, *kmstest.Server, kmstest.Key) string{
+// kmsFaults has ways in which an AWS KMS can fail. Each returns the endpoint of that KMS.
+var kmsFaults = map[string]func(*testing.T, *kmstest.Server, kmstest.Key) string{
 	"stalls":            inject(kmstest.Stall()),
 	"answers by halves": inject(kmstest.HalfOpen()),
 	"drops connections": inject(kmstest.Drop()),
@@ -95,14 +95,14 @@ func inject(do kmstest.Action) func(*testing.T, *kmstest.Server, kmstest.Key) st
 	}
 }
 
-// TestKeysThatCannotBeHad decrypts a message that has three keys. The first is spoilt in each way,
+// TestKeysThatCannotBeHad decrypts a message that has three keys. The first is broken in each way,
 // the second refuses connections, and the third is good.
 func TestKeysThatCannotBeHad(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	file := filepath.Join(t.TempDir(), "dev.key")
 	require.NoError(t, local.Generate(file))
-	for way, spoil := range faults {
+	for way, spoil := range kmsFaults {
 		for _, third := range []string{"local", "awskms"} {
 			t.Run(fmt.Sprintf("the first %s, the third is %s", way, third), func(t *testing.T) {
 				t.Parallel()
@@ -229,8 +229,8 @@ func TestOneOfTwoKeysIsEnough(t *testing.T) {
 	require.Equal(t, 1, server.Calls(""))
 }
 
-// TestAKeyServiceThatDoesNotAnswerIsAskedOnce has a message with three data keys that the KEY may
-// open: the wait is for one answer, and not for three.
+// TestAKeyServiceThatDoesNotAnswerIsAskedOnce decrypts a message with three data keys that the KEY
+// may open. The command waits for one answer, and not for three.
 func TestAKeyServiceThatDoesNotAnswerIsAskedOnce(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")

@@ -21,7 +21,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// resultsOf returns the results of a report by the last parts of the names.
+// resultsOf returns the results in a report, by the last part of each object's name.
 func resultsOf(t *testing.T, path string) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -35,8 +35,8 @@ func resultsOf(t *testing.T, path string) map[string]string {
 	return results
 }
 
-// What is in a place and is not worked on is counted and named, and what may hold content makes the
-// exit status 1 unless it is excluded.
+// TestWhatIsLeftOut checks that everything that is left out of a place is counted and named. The
+// exit status is 1 if it may hold content and is not excluded.
 func TestWhatIsLeftOut(t *testing.T) {
 	dir, key := t.TempDir(), filepath.Join(t.TempDir(), "dev.key")
 	require.NoError(t, local.Generate(key))
@@ -99,7 +99,7 @@ func TestWhatIsLeftOut(t *testing.T) {
 	})
 }
 
-// A dry run names what there is to do.
+// TestDryRunNamesObjects checks that a dry run names each object that it would work on.
 func TestDryRunNamesObjects(t *testing.T) {
 	dir, key, _ := newFolder(t, 3)
 	_, stderr, _, err := execute(t, "encrypt", "-k", "local:"+key, "--dry-run", "--in-place", dir)
@@ -110,8 +110,8 @@ func TestDryRunNamesObjects(t *testing.T) {
 	require.Contains(t, stderr, "planned 3 objects of 3003 bytes")
 }
 
-// What begins as a message and is none is neither left plain in silence nor encrypted unasked, in a
-// folder and alone.
+// TestBeginsAsAMessage encrypts objects that begin as a message and are not one, in a folder and
+// alone. They are neither left plain silently nor encrypted without being asked for.
 func TestBeginsAsAMessage(t *testing.T) {
 	race.SkipShort(t)
 	dir, key, _ := newFolder(t, 2)
@@ -149,7 +149,8 @@ func TestBeginsAsAMessage(t *testing.T) {
 	require.NoFileExists(t, out)
 }
 
-// Work in place leaves a file to whom it belongs, with its time.
+// TestInPlaceKeepsOwnerModeAndTime checks that work in place keeps a file's owner, group, mode and
+// time.
 func TestInPlaceKeepsOwnerModeAndTime(t *testing.T) {
 	race.SkipShort(t)
 	if os.Geteuid() != 0 {
@@ -193,7 +194,7 @@ func TestInPlaceKeepsOwnerModeAndTime(t *testing.T) {
 			require.Equal(t, was.Sys().(*syscall.Stat_t).Gid, now.Sys().(*syscall.Stat_t).Gid)
 		}
 	}
-	// Who is not root can't give a file back to its owner, and leaves it as it is.
+	// A user other than root can't give a file back to its owner, and leaves it as it is.
 	u := newUser(t, "in/mine", "in/theirs")
 	require.NoError(t, os.Chown(filepath.Join(u.dir, "in/theirs"), 0, 65534))
 	require.NoError(t, os.Chmod(filepath.Join(u.dir, "in/theirs"), 0o664))
@@ -206,7 +207,8 @@ func TestInPlaceKeepsOwnerModeAndTime(t *testing.T) {
 	require.Equal(t, "in/theirs", string(content))
 }
 
-// A group that can't be kept does not get the rights of the one that was there.
+// TestAGroupThatIsNotKept checks that a file whose group can't be kept does not give the group's
+// rights to another group.
 func TestAGroupThatIsNotKept(t *testing.T) {
 	u := newUser(t, "old", "new")
 	if u.credential == nil {
@@ -224,8 +226,8 @@ func TestAGroupThatIsNotKept(t *testing.T) {
 	require.Equal(t, os.FileMode(0o664), now.Mode())
 }
 
-// A folder in which two names are one: no object takes the place of another, whatever --jobs, with
-// -f and without.
+// TestTwoNamesForOneFile writes to a folder in which two names are the same file. No result takes
+// the place of another, whatever --jobs is, with -f and without.
 func TestTwoNamesForOneFile(t *testing.T) {
 	race.SkipShort(t)
 	dir, key := t.TempDir(), filepath.Join(t.TempDir(), "dev.key")
@@ -265,7 +267,8 @@ func TestTwoNamesForOneFile(t *testing.T) {
 	}
 }
 
-// An object that is deleted while a job goes on is done, and one that has come since is said.
+// TestDeletedAndNewObjects deletes an object while a job is interrupted, which counts as done, and
+// adds one, which is reported.
 func TestDeletedAndNewObjects(t *testing.T) {
 	dir, key, _ := newFolder(t, 20)
 	journal, report := filepath.Join(t.TempDir(), "job"), filepath.Join(t.TempDir(), "report")

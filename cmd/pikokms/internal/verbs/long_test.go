@@ -32,7 +32,7 @@ func kmsKey(t *testing.T) (server *kmstest.Server, key string) {
 	return server, "awskms:///" + server.CreateKey(kmstest.Key{}).ARN + "?endpoint=" + server.URL
 }
 
-// Throttling and faults that pass do no object harm.
+// TestWhatPassesIsTriedAgain checks that throttling and faults that pass do no object harm.
 func TestWhatPassesIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	server, key := kmsKey(t)
@@ -59,7 +59,8 @@ func TestWhatPassesIsTriedAgain(t *testing.T) {
 	require.Zero(t, left)
 }
 
-// A service that stays away ends the work, so that the rest is not tried for hours.
+// TestAServiceThatStaysAwayEndsTheWork checks that a service that stays away ends the work.
+// Otherwise the rest would be tried for hours.
 func TestAServiceThatStaysAwayEndsTheWork(t *testing.T) {
 	t.Parallel()
 	server, key := kmsKey(t)
@@ -76,7 +77,7 @@ func TestAServiceThatStaysAwayEndsTheWork(t *testing.T) {
 	require.Contains(t, stderr, "encrypted 300 objects of ")
 }
 
-// A bound of the calls of a key service holds over all jobs.
+// TestTheRateOfCallsIsBounded checks that --kms-rate holds over all jobs together.
 func TestTheRateOfCallsIsBounded(t *testing.T) {
 	t.Parallel()
 	_, key := kmsKey(t)
@@ -86,7 +87,7 @@ func TestTheRateOfCallsIsBounded(t *testing.T) {
 	require.GreaterOrEqual(t, took, time.Second)
 }
 
-// Each request counts, also of a call that is tried again.
+// TestTheRateCountsRetries checks that each request counts, including the retries of a call.
 func TestTheRateCountsRetries(t *testing.T) {
 	t.Parallel()
 	server, key := kmsKey(t)
@@ -100,7 +101,8 @@ func TestTheRateCountsRetries(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(begin), time.Duration(calls-8)*time.Second/8, "%d requests", calls)
 }
 
-// The first signal lets what is being worked on be finished, the second one does not.
+// TestASecondSignalStopsAtOnce checks that objects that are being worked on are finished after the
+// first signal, and not after the second.
 func TestASecondSignalStopsAtOnce(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
@@ -141,7 +143,7 @@ func TestASecondSignalStopsAtOnce(t *testing.T) {
 	require.Contains(t, text, "verified 20 objects of ")
 }
 
-// One process at a time works with a journal.
+// TestAJournalIsOfOneProcess checks that only one process at a time works with a journal.
 func TestAJournalIsOfOneProcess(t *testing.T) {
 	t.Parallel()
 	dir, key, _ := newFolder(t, 2)
@@ -155,7 +157,7 @@ func TestAJournalIsOfOneProcess(t *testing.T) {
 	require.NoFileExists(t, path)
 }
 
-// A journal holds no key and nothing that a KEY's URL has to hide.
+// TestAJournalHoldsNoSecret checks that a journal holds no key, and nothing secret of a KEY's URL.
 func TestAJournalHoldsNoSecret(t *testing.T) {
 	t.Parallel()
 	server, key := kmsKey(t)
@@ -179,7 +181,8 @@ func TestAJournalHoldsNoSecret(t *testing.T) {
 	require.Equal(t, 6, server.Calls("GenerateDataKey"))
 }
 
-// A file in place that another program changes meanwhile is left as that program put it.
+// TestFileThatChangesMeanwhileIsLeft checks that a file stays as another program put it while it
+// was worked on in place.
 func TestFileThatChangesMeanwhileIsLeft(t *testing.T) {
 	server, key := kmsKey(t)
 	path := filepath.Join(t.TempDir(), "file")
@@ -209,7 +212,8 @@ func TestFileThatChangesMeanwhileIsLeft(t *testing.T) {
 	}
 }
 
-// Work on several objects has a bar on a terminal, which lines about objects do not garble.
+// TestProgressOfSeveralObjects checks that work on several objects has a bar on a terminal, and
+// that lines about objects don't garble it.
 func TestProgressOfSeveralObjects(t *testing.T) {
 	t.Parallel()
 	server, key := kmsKey(t)
@@ -232,10 +236,10 @@ func TestProgressOfSeveralObjects(t *testing.T) {
 	require.Contains(t, string(screen), "pikokms: encrypted 12 objects of ")
 }
 
-// millionVariable names the environment variable that has a million objects listed and planned.
+// millionVariable is the environment variable that turns TestAMillionObjects on.
 const millionVariable = "PIKOKMS_TEST_MILLION"
 
-// A million objects are listed and planned in under 200 MiB of memory.
+// TestAMillionObjects lists and plans a million objects in under 200 MiB of memory.
 func TestAMillionObjects(t *testing.T) {
 	race.SkipShort(t)
 	n := 5_000
@@ -299,9 +303,9 @@ func TestAMillionObjects(t *testing.T) {
 	}
 }
 
-// peakOf returns the most memory in bytes that a process that runs had resident, or 0 where that
-// can't be known. What the system says of a process that has ended counts the memory of this one,
-// which began it.
+// peakOf returns the most resident memory, in bytes, that a running process has had, or 0 if that
+// is not known. The system's figure for a process that has ended includes the memory of this one,
+// which started it.
 func peakOf(pid int) int {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -313,7 +317,7 @@ func peakOf(pid int) int {
 	return kilobytes << 10
 }
 
-// manyFiles makes a folder of n files of 5 bytes, each folder below it with so many.
+// manyFiles makes a folder of n files of 5 bytes, in folders of so many files each.
 func manyFiles(t *testing.T, n, each int) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -35,11 +35,11 @@ type options struct {
 }
 
 // addKeys adds the flags of keys.
-func (o *options) addKeys(command *cobra.Command, ofKeys, ofPairs string) {
+func (o *options) addKeys(command *cobra.Command, keyUsage, pairUsage string) {
 	flags := command.Flags()
 	flags.SortFlags = false
-	flags.StringArrayVarP(&o.keys, "key", "k", nil, ofKeys)
-	flags.StringArrayVarP(&o.pairs, "context", "c", nil, ofPairs)
+	flags.StringArrayVarP(&o.keys, "key", "k", nil, keyUsage)
+	flags.StringArrayVarP(&o.pairs, "context", "c", nil, pairUsage)
 	var policies []string
 	for p := message.RequireEncryptRequireDecrypt; p <= message.ForbidEncryptAllowDecrypt; p++ {
 		policies = append(policies, p.String())

@@ -30,7 +30,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// motoBucket is a bucket of moto, which tests look into with AWS's own SDK.
+// motoBucket is a bucket of moto. Tests look into it with AWS's own SDK.
 type motoBucket struct {
 	t        *testing.T
 	client   *s3.Client
@@ -83,7 +83,7 @@ func (b *motoBucket) get(key string) (string, *s3.GetObjectOutput) {
 	return string(content), out
 }
 
-// run runs the command, which must end so.
+// run runs the command, and requires that it succeeds or fails.
 func (b *motoBucket) run(succeeds bool, arguments ...string) (stdout, stderr string) {
 	b.t.Helper()
 	stdout, stderr, _, err := execute(b.t, arguments...)
@@ -91,7 +91,8 @@ func (b *motoBucket) run(succeeds bool, arguments ...string) (stdout, stderr str
 	return stdout, stderr
 }
 
-// Every key that S3 takes is an object of its own: in place, as OUT, in listings and in proofs.
+// TestOddKeysOfS3 checks that every key that S3 takes is an object of its own: in place, as OUT, in
+// listings and in proofs.
 func TestOddKeysOfS3(t *testing.T) {
 	race.SkipShort(t)
 	b := newMotoBucket(t)
@@ -146,7 +147,8 @@ func TestOddKeysOfS3(t *testing.T) {
 
 func first2[T any](_ string, out T) T { return out }
 
-// A prefix without a slash that names no object is found, and an object that it names is that one.
+// TestPrefixOfS3WithoutSlash names a prefix without its slash. If there is an object of that name,
+// the object is meant.
 func TestPrefixOfS3WithoutSlash(t *testing.T) {
 	b := newMotoBucket(t)
 	b.put("photos/a", "a")
@@ -222,7 +224,8 @@ func TestPropertiesOfS3Stay(t *testing.T) {
 	require.Equal(t, "hello", content)
 }
 
-// What AWS's S3 Encryption Client wrote is neither encrypted again nor called plain.
+// TestS3EncryptionClientObjects checks that what AWS's S3 Encryption Client wrote is neither
+// encrypted again nor listed as plain.
 func TestS3EncryptionClientObjects(t *testing.T) {
 	b := newMotoBucket(t)
 	with := func(metadata map[string]string) func(*s3.PutObjectInput) {
@@ -287,7 +290,8 @@ func TestAllowedLosses(t *testing.T) {
 	require.Equal(t, byte(2), content[0])
 }
 
-// A service without conditional writes is named, and --sole-writer does without them.
+// TestServiceWithoutConditions checks that an error names a service without conditional writes, and
+// that --sole-writer needs none.
 func TestServiceWithoutConditions(t *testing.T) {
 	race.SkipShort(t)
 	server, endpoint := newS3Server(t)
@@ -322,7 +326,7 @@ func TestServiceWithoutConditions(t *testing.T) {
 	require.Contains(t, said, "1 skipped")
 }
 
-// What a URL of S3 says reaches the requests.
+// TestURLsOfS3 checks that the parameters of a URL reach the requests.
 func TestURLsOfS3(t *testing.T) {
 	race.SkipShort(t)
 	var mu sync.Mutex
@@ -399,8 +403,8 @@ func TestLargeObjectOfS3(t *testing.T) {
 	require.True(t, got == string(content))
 }
 
-// The algorithm of an object's checksum is kept in place and by -o, and an algorithm that can't be
-// kept is a loss.
+// TestChecksumsOfS3AreKept checks that an object's checksum keeps its algorithm, in place and with
+// -o. An algorithm that can't be kept is a loss.
 func TestChecksumsOfS3AreKept(t *testing.T) {
 	b := newMotoBucket(t)
 	b.put("in/a", "hello", func(in *s3.PutObjectInput) { in.ChecksumAlgorithm = s3types.ChecksumAlgorithmSha256 })

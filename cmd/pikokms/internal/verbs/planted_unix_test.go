@@ -16,7 +16,8 @@ import (
 	"piko.sh/pikokms/internal/race"
 )
 
-// Where everyone can make files, no output goes where another user's pipe or link leads.
+// TestWhatAnotherUserPlantedIsRefused checks that no output goes through another user's pipe or
+// link in a folder where everyone can make files.
 func TestWhatAnotherUserPlantedIsRefused(t *testing.T) {
 	race.SkipShort(t)
 	if os.Geteuid() != 0 {
@@ -70,7 +71,7 @@ func TestWhatAnotherUserPlantedIsRefused(t *testing.T) {
 	path = plant(file)
 	refused(path, "is a file", "verify", "-k", key, "--report", path, in)
 
-	// One's own are used, and so are those of others where only they can have put them.
+	// The user's own are used, and so are others' in folders where only they can have put them.
 	path = plant(link)
 	require.NoError(t, os.Lchown(path, 0, 0))
 	_, stderr, _, err = execute(t, "encrypt", "-f", "-k", key, "-o", path, in)
@@ -87,8 +88,8 @@ func TestWhatAnotherUserPlantedIsRefused(t *testing.T) {
 	require.NotEmpty(t, <-read)
 }
 
-// A stream of the process that goes to a file is written on, by whatever name. What the file had
-// before stays, and what comes after it comes after it.
+// TestOwnStreamsAreWrittenOn writes to a stream of the process that is a file, by any of its names.
+// The command appends: what was there stays, and what is written later follows.
 func TestOwnStreamsAreWrittenOn(t *testing.T) {
 	race.SkipShort(t)
 	dir := t.TempDir()

@@ -10,7 +10,7 @@ import (
 // byteRange is a part of an object, as --range names it.
 type byteRange struct {
 	from, to int64 // the first byte and the last, which is -1 for the object's
-	last     int64 // if it is not 0, the part is that many bytes before the end
+	last     int64 // if it is not 0, the range is this many bytes at the end
 }
 
 var errRange = errors.New(`a range is FROM-TO, FROM- or -N, in bytes from 0, with TO in it`)
@@ -42,8 +42,8 @@ func parseRange(text string) (r byteRange, err error) {
 	return r, nil
 }
 
-// of returns where the part is in an object of size bytes, as far as the object has it.
-func (r byteRange) of(size int64) (offset, length int64, err error) {
+// resolve returns where the range is in an object of size bytes, and how much of it the object has.
+func (r byteRange) resolve(size int64) (offset, length int64, err error) {
 	switch {
 	case r.last > 0:
 		n := min(r.last, size)

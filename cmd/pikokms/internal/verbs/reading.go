@@ -28,8 +28,6 @@ func (o *options) check(encrypting bool) ([]*keys.Key, error) {
 				return nil, console.Usage(fmt.Errorf("%s is %d; give 1 to %d", limit.flag, limit.n, math.MaxUint16))
 			}
 		}
-	}
-	if !encrypting {
 		size, err := console.ParseSize(o.clientMemory)
 		if err != nil {
 			return nil, console.Usage(fmt.Errorf("--s3-client-memory: %w", err))
@@ -64,9 +62,9 @@ func (o *options) host(encrypting bool, ks []*keys.Key, encrypter message.Encryp
 	}
 	decrypter := message.Decrypter{Keyrings: keys.Keyrings(ks), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
 	// A stream of Piko's has one data key, so there is nothing to ask several keys about.
-	if here, remote := keys.ForDecryption(ks); len(remote) > 1 && o.single && !o.pikoV2 {
+	if local, remote := keys.ForDecryption(ks); len(remote) > 1 && o.single && !o.pikoV2 {
 		o.remote = keys.NewRemote(remote, o.limits)
-		decrypter.Keyrings = append(keys.Keyrings(here), o.remote)
+		decrypter.Keyrings = append(keys.Keyrings(local), o.remote)
 	}
 	if !encrypting { // any message is read, not only stored objects
 		decrypter.Accept = o.accept
@@ -99,7 +97,7 @@ func requireNames(names []string, stored map[string]string) error {
 	return nil
 }
 
-// decrypt returns the original of a message, which must have the pairs.
+// decrypt returns the content that was encrypted as a message, which must have the pairs.
 func (o *options) decrypt(ctx context.Context, host *pikokms.Host, in io.Reader, pairs map[string]string) (io.Reader, error) {
 	content, _, err := host.DecryptObject(ctx, "", in, -1, pairs)
 	switch {
@@ -136,14 +134,14 @@ type reading struct {
 	pairs map[string]string
 }
 
-// decrypt returns the original of a message.
+// decrypt returns the content that was encrypted as a message.
 func (r *reading) decrypt(ctx context.Context, in io.Reader) (io.Reader, error) {
 	return r.options.decrypt(ctx, r.host, in, r.pairs)
 }
 
-// openReading returns what the flags say of decryption, with keys of which one can decrypt, as far
-// as that is known without a call: work on many objects would fail for each of them. Before the
-// keys are opened, use prepares them for such work. It may be nil.
+// openReading returns a reading of the flags whose keys are open. If none of them can decrypt, as
+// far as that shows without a call, it fails: work on many objects would fail for each of them. If
+// use is not nil, it prepares the keys before they are opened.
 func (o *options) openReading(ctx context.Context, use func(flag string, ks []*keys.Key) error) (*reading, error) {
 	r, err := o.reading()
 	if err != nil {
@@ -162,7 +160,7 @@ func (o *options) openReading(ctx context.Context, use func(flag string, ks []*k
 	return r, nil
 }
 
-// reading returns what the flags say of decryption. The keys are not opened yet.
+// reading returns a reading of the flags. Its keys are not open yet.
 func (o *options) reading() (*reading, error) {
 	pairs, err := o.requiredContext()
 	if err != nil {

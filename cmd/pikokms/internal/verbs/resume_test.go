@@ -33,7 +33,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// killed is work that is killed and resumed: objects in a folder or a bucket under keys.
+// killed is work on objects in a folder or a bucket that is killed and resumed.
 type killed struct {
 	place, elsewhere string // with a slash at its end
 	old, renewed     string // KEYs
@@ -42,12 +42,12 @@ type killed struct {
 	contents         map[string][]byte
 }
 
-// longWorkVariable names the environment variable with the URLs of an S3 and of a KMS, separated by a
-// space: the test then has 10,000 objects of 100 KiB, and ten kills of each command.
+// longWorkVariable is the environment variable with the URLs of an S3 and of a KMS, separated by a
+// space. With it the test has 10,000 objects of 100 KiB, and ten kills of each command.
 const longWorkVariable = "PIKOKMS_TEST_LONG_WORK"
 
-// Work that is killed at any moment and resumed does each object once: none is lost, half-written or
-// done twice.
+// TestKilledWorkIsResumed kills work at any moment and resumes it. Each object is done once: none
+// is lost, half-written or done twice.
 func TestKilledWorkIsResumed(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
@@ -85,7 +85,7 @@ func TestKilledWorkIsResumed(t *testing.T) {
 	})
 }
 
-// newKMSKey makes a key in a KMS that is not this process's, and returns its ARN.
+// newKMSKey makes a key in a KMS of another process, and returns its ARN.
 func newKMSKey(t *testing.T, endpoint string) string {
 	t.Helper()
 	client := kms.New(kms.Options{Region: "eu-west-1", BaseEndpoint: &endpoint, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")})
@@ -132,8 +132,8 @@ func (k *killed) run(t *testing.T) {
 	k.check(t, k.place)
 }
 
-// step runs a command line, kills it again and again, and resumes it until it is done. What was at
-// first is what each object is before the work, or nil if the target is empty.
+// step runs a command line, kills it again and again, and resumes it until it is done. first has
+// the versions of the objects before the work, or is nil if the target is empty.
 func (k *killed) step(t *testing.T, first map[string]string, target string, arguments ...string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -181,8 +181,8 @@ func (k *killed) step(t *testing.T, first map[string]string, target string, argu
 	t.Logf("%s: killed %d times, %v in all; the last run: %s", verb, kills, time.Since(begin).Round(time.Millisecond), lines[len(lines)-1])
 }
 
-// kill runs a command line and kills it once its report has more lines than n. It returns true if
-// the command had ended by then, and what it said.
+// kill runs a command line, and kills it once its report has more than n lines. It returns what the
+// command wrote, and whether it had ended by then.
 func (k *killed) kill(t *testing.T, report string, n int, arguments []string) (said string, ended bool) {
 	t.Helper()
 	_ = os.Remove(report) // it is of the run before
@@ -264,7 +264,7 @@ func (k *killed) writer(t *testing.T) func(name string, content []byte) error {
 	}
 }
 
-// versions returns what tells an object of a place from what it was before.
+// versions returns a text for each object of a place that changes if the object does.
 func (k *killed) versions(t *testing.T, place string) map[string]string {
 	t.Helper()
 	versions := make(map[string]string)

@@ -72,7 +72,7 @@ Piko's old format stays compressed, and nothing then says so.`,
 			}
 			defer keys.CloseAll(r.keys)
 			b.GoesOn = b.InPlace
-			m, err := o.moving(ctx, r, to, b.Use)
+			m, err := o.newRewrapper(ctx, r, to, b.Use)
 			if err != nil {
 				return err
 			}
@@ -115,18 +115,23 @@ type rewrapper struct {
 	decrypter message.Decrypter
 	encrypter message.Encrypter
 	objects   *pikokms.Host // writes what hosts read
-	names     []string
 
 	mu      sync.Mutex
 	samples map[string]*header.Header // of messages under the new keys, by the pairs that pick branch keys
 }
 
-// moving opens the keys to move to, which are asked for one data key unless the objects pick them.
-func (o *options) moving(ctx context.Context, r *reading, to []string, use func(flag string, ks []*keys.Key) error) (*rewrapper, error) {
+// newRewrapper opens the keys of --to. It asks them for a data key once, unless the encryption
+// context of each object picks its branch key.
+func (o *options) newRewrapper(ctx context.Context, r *reading, to []string, use func(flag string, ks []*keys.Key) error) (_ *rewrapper, err error) {
 	ks, err := keys.Parse(to, o.timeout, true)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			keys.CloseAll(ks)
+		}
+	}()
 	if most := (header.Limits{}).WithDefaults().MaxEncryptedDataKeys; len(ks) > most {
 		return nil, console.Usage(fmt.Errorf("%d keys; a message has at most %d", len(ks), most))
 	}
@@ -134,36 +139,31 @@ func (o *options) moving(ctx context.Context, r *reading, to []string, use func(
 		return nil, err
 	}
 	if err := keys.OpenAll(ctx, ks); err != nil {
-		keys.CloseAll(ks)
 		return nil, err
 	}
 	policy, err := parsePolicy(o.policy)
 	if err != nil {
-		keys.CloseAll(ks)
 		return nil, console.Usage(fmt.Errorf("--commitment-policy: %w", err))
 	}
-	m := &rewrapper{reading: r, keys: ks, names: o.names, samples: make(map[string]*header.Header)}
+	m := &rewrapper{reading: r, keys: ks, samples: make(map[string]*header.Header)}
 	m.encrypter = message.Encrypter{CommitmentPolicy: policy, Keyring: ks[0]}
 	for _, k := range ks[1:] {
 		m.encrypter.Recipients = append(m.encrypter.Recipients, k)
 	}
 	m.decrypter = message.Decrypter{Keyrings: keys.Keyrings(r.keys), CommitmentPolicy: policy, AllowPikoV2: o.pikoV2, Limits: o.limits}
 	if m.objects, err = pikokms.New(pikokms.WithMessages(m.encrypter, m.decrypter)); err != nil {
-		keys.CloseAll(ks)
 		return nil, err
 	}
 	if !slices.ContainsFunc(ks, func(k *keys.Key) bool { return k.Pair != "" }) {
 		if _, err := m.sample(ctx, nil); err != nil {
-			keys.CloseAll(ks)
 			return nil, err
 		}
 	}
 	return m, nil
 }
 
-// sample returns the header of a message under the new keys. It has the stated pairs, since
-// policies may depend on them, and of a stored encryption context those by which branch keys are
-// picked.
+// sample returns the header of a message under the new keys. The message has the pairs of -c, since
+// policies may depend on them, and those of a stored encryption context that pick branch keys.
 func (m *rewrapper) sample(ctx context.Context, stored map[string]string) (*header.Header, error) {
 	picking := maps.Clone(m.pairs)
 	if picking == nil {
@@ -188,7 +188,7 @@ func (m *rewrapper) sample(ctx context.Context, stored map[string]string) (*head
 	return written.Header(), nil
 }
 
-// judge returns why an object is left alone: it is as it would be after the move.
+// judge returns work.Skipped for an object that a move would leave as it is.
 func (m *rewrapper) judge(ctx context.Context, s *places.Source) error {
 	start, err := s.Peek(places.PeekSize)
 	if err != nil && err != io.EOF {
@@ -196,7 +196,7 @@ func (m *rewrapper) judge(ctx context.Context, s *places.Source) error {
 	}
 	h, _, err := header.Parse(start, m.decrypter.Limits)
 	if err != nil {
-		return nil // what is wrong with it, decryption says
+		return nil // decryption will return an error that says more
 	}
 	written, err := m.sample(ctx, h.EncryptionContext)
 	if err != nil {
@@ -213,7 +213,7 @@ func (m *rewrapper) judge(ctx context.Context, s *places.Source) error {
 	return work.Skipped("it is under these keys already")
 }
 
-// made reports whether a target may be what convert makes of a source.
+// made reports whether a target may be what convert made of a source.
 func (m *rewrapper) made(ctx context.Context, from, to *look.Object) (bool, error) {
 	if to.Kind != look.KindEncrypted {
 		return false, nil
@@ -222,12 +222,12 @@ func (m *rewrapper) made(ctx context.Context, from, to *look.Object) (bool, erro
 	if err != nil {
 		return false, err
 	}
-	before, known := from.PlaintextSize()
-	after, alsoKnown := to.PlaintextSize()
-	return to.IsUnder(written) && (!known || !alsoKnown || before == after), nil
+	sizeBefore, known := from.PlaintextSize()
+	sizeAfter, alsoKnown := to.PlaintextSize()
+	return to.IsUnder(written) && (!known || !alsoKnown || sizeBefore == sizeAfter), nil
 }
 
-// convert returns an object under the new keys.
+// convert returns the object encrypted under the new keys.
 func (m *rewrapper) convert(ctx context.Context, s *places.Source) (io.Reader, error) {
 	start, err := s.Start()
 	if err != nil {
@@ -241,7 +241,7 @@ func (m *rewrapper) convert(ctx context.Context, s *places.Source) (io.Reader, e
 		if err != nil {
 			return nil, err
 		}
-		return sealed(m.objects.EncryptObject(ctx, "", content, nil))
+		return messageReader(m.objects.EncryptObject(ctx, "", content, nil))
 	}
 	renewed, err := message.Rewrap(ctx, s, &m.decrypter, &m.encrypter, m.pairs)
 	if err != nil {

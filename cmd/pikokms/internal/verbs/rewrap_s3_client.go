@@ -14,8 +14,8 @@ import (
 	"piko.sh/pikokms/s3ec"
 )
 
-// move returns an object of AWS's S3 Encryption Client under the new keys, with the pairs of its
-// encryption context.
+// move returns an object of AWS's S3 Encryption Client encrypted under the new keys, with the pairs
+// of its encryption context.
 func (m *rewrapper) move(ctx context.Context, s *places.Source) (io.Reader, error) {
 	content, err := m.decrypt(ctx, s)
 	if err != nil {
@@ -29,9 +29,10 @@ func (m *rewrapper) move(ctx context.Context, s *places.Source) (io.Reader, erro
 	return &s3ec.Moved{Reader: sealed, Content: moved.Content}, nil
 }
 
-// settle removes the instruction file of an object that was moved before: the process was killed
-// between the two. It returns why the file is left alone, or that it was removed. The object is
-// verified to its end before, which may take so long that the client has put another.
+// settle removes the instruction file of an object that was moved by a process that was killed
+// before it removed the file. It returns why the file is left alone, or that it was removed. First
+// it verifies the object to its end, and it removes the file only if the client has not put another
+// one meanwhile.
 func (m *rewrapper) settle(ctx context.Context, i work.Item, instruction *places.Source, dryRun bool) (err error) {
 	object, ok := i.BesideInstruction()
 	if !ok {

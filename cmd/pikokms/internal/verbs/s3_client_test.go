@@ -145,8 +145,9 @@ func TestMovesS3EncryptionClient(t *testing.T) {
 	require.Equal(t, "plain", content)
 }
 
-// TestAnotherInstructionSuffix has a bucket with instruction files of two suffixes, as the client
-// leaves it that shares some objects under another key. No ciphertext is taken for plaintext.
+// TestAnotherInstructionSuffix works on a bucket with instruction files of two suffixes. The client
+// makes such a bucket if it shares some objects under another key. No ciphertext is taken for
+// plaintext.
 func TestAnotherInstructionSuffix(t *testing.T) {
 	b := newMotoBucket(t)
 	text, err := os.ReadFile(filepath.Join(repository, "s3ec", "testdata", "vectors.json"))

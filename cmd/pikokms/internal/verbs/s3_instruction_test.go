@@ -9,7 +9,8 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// An instruction file that the client put anew after it was opened belongs to another object.
+// TestRemovesWhatWasOpened checks that Remove leaves an instruction file that the client has put
+// anew since it was opened.
 func TestRemovesWhatWasOpened(t *testing.T) {
 	b := newMotoBucket(t)
 	p, err := places.Opener{}.Open(t.Context(), b.url("in/"))

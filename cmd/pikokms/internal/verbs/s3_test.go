@@ -18,12 +18,12 @@ import (
 	"time"
 )
 
-// s3Server is as much of S3's protocol as the command needs for objects of one part. It has any
-// bucket.
+// s3Server has the part of S3's protocol that the command needs for objects of one part. Every
+// bucket exists.
 type s3Server struct {
 	mu      sync.Mutex
 	objects map[string]s3Object     // by /BUCKET/KEY
-	got     func(path string)       // is called when an object was read, if it is not nil
+	got     func(path string)       // if not nil, is called after an object was read
 	refused func(*http.Request) int // returns the status to answer with, or 0; may be nil
 	sorted  []string                // the keys of objects of many, in order
 }
@@ -42,14 +42,14 @@ func newS3Server(t *testing.T) (server *s3Server, endpoint string) {
 	return server, listening.URL
 }
 
-// onGet has got called, or no longer if it is nil, when an object was read.
+// onGet makes the server call got after each read of an object, or nothing if got is nil.
 func (s *s3Server) onGet(got func(path string)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.got = got
 }
 
-// onRequest has requests refused for which refused returns a status.
+// onRequest makes the server refuse requests for which refused returns a status.
 func (s *s3Server) onRequest(refused func(*http.Request) int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

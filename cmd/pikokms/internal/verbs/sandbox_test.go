@@ -45,7 +45,8 @@ type sandbox struct {
 	called map[syntax.Pos]string // calls of pikokms, with why they were only parsed, if they were
 }
 
-// transcript is what all programs of a statement wrote. Those of a pipe write side by side.
+// transcript is what all programs of a statement wrote. The programs of a pipe write at the same
+// time.
 type transcript struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -65,9 +66,9 @@ func (o *transcript) take() string {
 	return o.text.String()
 }
 
-// elsewhere are programs that do not run in a sandbox, and why. What they are told of pikokms is
-// parsed.
-var elsewhere = map[string]string{
+// notInSandbox has the programs that do not run in a sandbox, and why. Command lines of pikokms
+// among their arguments are parsed.
+var notInSandbox = map[string]string{
 	"aws-encryption-cli": "is AWS's command; see TestRestoreWithEncryptionCLIAndSDK",
 	"docker":             "needs a Docker engine; .ci/dist runs the image",
 	"go":                 "needs a clone; CI builds and installs the command",
@@ -163,7 +164,7 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 	if path := os.Getenv("PIKOKMS_ENCRYPTION_CLI"); arguments[0] == "aws-encryption-cli" && path != "" {
 		return next(ctx, append([]string{path}, arguments[1:]...))
 	}
-	why, isElsewhere := elsewhere[arguments[0]]
+	why, isElsewhere := notInSandbox[arguments[0]]
 	if _, err := exec.LookPath(arguments[0]); errors.Is(err, exec.ErrNotFound) && arguments[0] == "jq" {
 		why, isElsewhere = "jq is not installed", true
 	}
@@ -173,7 +174,7 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 		s.note(shell.Pos, "")
 		return s.serve(ctx, shell, arguments)
 	case arguments[0] == "pikokms":
-		why := isRemote(arguments)
+		why := whyRemote(arguments)
 		s.note(shell.Pos, why)
 		if why == "" {
 			return next(ctx, withTableInFile(arguments))
@@ -204,21 +205,22 @@ func (s *sandbox) execute(ctx context.Context, arguments []string, next interp.E
 	return nil
 }
 
-// note remembers that pikokms was called, and why it was only parsed, if it was.
+// note notes that pikokms was called and, if it was only parsed, why.
 func (s *sandbox) note(at syntax.Pos, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.called[at] = why
 }
 
-// remotes are what begins URLs of services that have no stand-in here.
+// remotes has the beginnings of URLs of services that have no stand-in here, and why a command line
+// with one is not run.
 var remotes = map[string]string{
 	"gs://": "needs Google Cloud", "gcpkms://": "needs Google Cloud", "azblob://": "needs Azure",
 	"azurekeyvault://": "needs Azure", "vault://": "needs Vault",
 }
 
-// isRemote says why a command line of pikokms can't run in a sandbox.
-func isRemote(arguments []string) string {
+// whyRemote returns why a command line of pikokms can't run in a sandbox, or nothing if it can.
+func whyRemote(arguments []string) string {
 	for _, argument := range arguments {
 		for scheme, why := range remotes {
 			if strings.Contains(argument, scheme) {
@@ -229,8 +231,8 @@ func isRemote(arguments []string) string {
 	return ""
 }
 
-// withTableInFile returns a command line whose branch keys are in a file and under local keys, which
-// stand in for a table of DynamoDB and for keys of KMS.
+// withTableInFile returns a command line whose branch keys are in a file and under local keys,
+// which stand in for a table of DynamoDB and for keys of KMS.
 func withTableInFile(arguments []string) []string {
 	arguments = slices.Clone(arguments)
 	for i, argument := range arguments {
@@ -254,7 +256,8 @@ func withTableInFile(arguments []string) []string {
 // branchKeyMaster is the file of the key that wraps branch keys in a sandbox.
 const branchKeyMaster = "master.key"
 
-// parseArguments parses a command line of pikokms: commands, flags and KEYs are such as there are.
+// parseArguments parses a command line of pikokms, and checks that its commands, flags and KEYs
+// exist.
 func parseArguments(arguments []string) error {
 	command, rest, err := New().Find(arguments[1:])
 	if err != nil {
@@ -307,7 +310,7 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 		err = errors.New("it names no page")
 	case err == nil:
 		page, _, _ := strings.Cut(line[at:], " ")
-		err = answers(page)
+		err = getPage(page)
 	}
 	fmt.Fprint(shell.Stderr, line)
 	_ = command.Process.Signal(os.Interrupt)
@@ -319,8 +322,8 @@ func (s *sandbox) serve(ctx context.Context, shell interp.HandlerContext, argume
 	return nil
 }
 
-// answers gets a page.
-func answers(page string) error {
+// getPage gets a page, and returns an error if it is not served.
+func getPage(page string) error {
 	response, err := http.Get(page)
 	if err != nil {
 		return err
@@ -331,8 +334,8 @@ func answers(page string) error {
 	return response.Body.Close()
 }
 
-// aws stands in for AWS's command: for "aws s3 cp" from a stream and to a stream or a file, and for
-// each call of KMS that kmstest knows.
+// aws stands in for AWS's command: "aws s3 cp" from a stream, and to a stream or a file, and each
+// call of KMS that kmstest knows.
 func (s *sandbox) aws(shell interp.HandlerContext, arguments []string) error {
 	switch {
 	case len(arguments) == 4 && arguments[0] == "s3" && arguments[1] == "cp" && arguments[2] == "-":

@@ -38,7 +38,8 @@ func linkOf(page, rel string) string {
 	return strings.ReplaceAll(found[1], "&amp;", "&")
 }
 
-// A folder of several pages can be walked in both directions, and filtered, wherever it is.
+// TestServePages walks through a folder of several pages in both directions, and filters it, in
+// every kind of place.
 func TestServePages(t *testing.T) {
 	startsManyProcesses(t)
 	const objects = 2*web.PageSize + 30
@@ -94,7 +95,8 @@ func TestServePages(t *testing.T) {
 	}
 }
 
-// What cannot be shown has the status and the reason of what is in the way, as a page for browsers.
+// TestServeSaysWhatIsInTheWay asks for what can't be shown. The answer has a fitting status and the
+// reason, for browsers as a page.
 func TestServeSaysWhatIsInTheWay(t *testing.T) {
 	startsManyProcesses(t)
 	kms := kmstest.NewServer(t)
@@ -172,7 +174,8 @@ func TestServeSaysWhatIsInTheWay(t *testing.T) {
 	}
 }
 
-// Times are those of the computer, and names have places to break at.
+// TestServeForPeople checks that times are those of this computer, and that long names can be
+// broken.
 func TestServeForPeople(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows reads no TZ")

@@ -79,7 +79,7 @@ func startServing(t *testing.T, command *exec.Cmd) *served {
 	return s
 }
 
-// stderr returns what the command said by now.
+// stderr returns what the command has written to standard error so far.
 func (s *served) stderr() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -319,7 +319,7 @@ func mustParse(text string) *url.URL {
 	return u
 }
 
-// statusOf asks for a path as it is, which a client of net/http would clean.
+// statusOf asks for a path as it is. A client of net/http would clean it.
 func statusOf(t *testing.T, base, path string) string {
 	t.Helper()
 	u := mustParse(base)
@@ -333,8 +333,8 @@ func statusOf(t *testing.T, base, path string) string {
 	return strings.Fields(string(answer))[1]
 }
 
-// TestServeWithoutRanges has objects that can only be read from their beginning, one object alone,
-// and names with a suffix.
+// TestServeWithoutRanges serves objects that can only be read from their beginning, one object
+// alone, and names with a suffix.
 func TestServeWithoutRanges(t *testing.T) {
 	dir := t.TempDir()
 	key := "local:" + filepath.ToSlash(filepath.Join(dir, "dev.key"))
@@ -403,7 +403,7 @@ func TestServeBucket(t *testing.T) {
 	}
 }
 
-// TestServeEndsInOrder stops the command while an answer is under way, which is sent to its end.
+// TestServeEndsInOrder stops the command while it sends an answer. The answer is sent to its end.
 func TestServeEndsInOrder(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows sends no such signals")

@@ -59,7 +59,7 @@ func changeItems(file, id string, change func(kind string, item map[string]strin
 	})
 }
 
-// ageBranchKey makes a branch key as if it had been disabled earlier.
+// ageBranchKey changes a table so that a branch key was disabled earlier.
 func ageBranchKey(file, id string, by time.Duration) error {
 	return changeItems(file, id, func(_ string, item map[string]string) error {
 		since, err := time.Parse(time.RFC3339, item["pikokms-disabled"])
@@ -90,8 +90,8 @@ func newTenants(t *testing.T, key string) (objects string) {
 	return objects
 }
 
-// TestDestroyBranchKey destroys one of two branch keys under which objects are in one folder, has a
-// certificate of it, and shows what the commands say afterwards.
+// TestDestroyBranchKey destroys one of two branch keys with objects in the same folder, checks the
+// certificate, and then what other commands say.
 func TestDestroyBranchKey(t *testing.T) {
 	store, key, to := newBranchKeys(t, 2)
 	_, err := store.CreateVersion(t.Context(), "tenant-0")
@@ -132,7 +132,7 @@ func TestDestroyBranchKey(t *testing.T) {
 	require.Zero(t, c.Proof.Unread)
 	require.Equal(t, []string{objects + "/"}, c.Proof.Places)
 	require.Len(t, c.Proof.Objects, 4)
-	// What the certificate says of each object is true, by decrypting it with every key that is left.
+	// Decryption with every key that is left shows whether the certificate is right about each object.
 	for _, o := range c.Proof.Objects {
 		_, stderr, _, err := execute(t, "decrypt", "-k", key0, "-k", key1, "-o", filepath.Join(t.TempDir(), "out"), o.Name)
 		if o.Unreadable {
@@ -187,8 +187,9 @@ func TestDestroyBranchKey(t *testing.T) {
 	require.Contains(t, stderr, "moved 0 items of 1 branch key,")
 }
 
-// TestProofOfAnIDThatDoesNotPrint destroys a branch key whose ID is escaped where it is shown. AWS's
-// libraries make such. One object of the folder can't be read, which the certificate counts.
+// TestProofOfAnIDThatDoesNotPrint destroys a branch key whose ID is escaped where it is shown.
+// AWS's libraries make such IDs. The certificate counts the one object of the folder that can't be
+// read.
 func TestProofOfAnIDThatDoesNotPrint(t *testing.T) {
 	_, key, _ := newBranchKeys(t, 1)
 	const id = "tenant\t0"
@@ -224,7 +225,8 @@ func TestProofOfAnIDThatDoesNotPrint(t *testing.T) {
 	require.Zero(t, c.Proof.Others)
 }
 
-// TestDestroyOnATerminal types the ID, and other things and the end of the input before.
+// TestDestroyOnATerminal types other things than the ID, then ends the input, and at last types the
+// ID.
 func TestDestroyOnATerminal(t *testing.T) {
 	store, key, _ := newBranchKeys(t, 1)
 	_, err := store.Disable(t.Context(), "tenant-0")
@@ -260,7 +262,7 @@ func TestDestroyOnATerminal(t *testing.T) {
 	}
 }
 
-// TestDestroyInDynamoDB has the certificate name the table and AWS's caller.
+// TestDestroyInDynamoDB checks that the certificate names the table and AWS's caller.
 func TestDestroyInDynamoDB(t *testing.T) {
 	target, err := url.Parse(emulator.Moto(t))
 	require.NoError(t, err)

@@ -13,8 +13,8 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/config"
 )
 
-// A login that has ended, or that there never was, is answered with the command that renews it, for
-// keys and for buckets.
+// TestExpiredSSOSaysHowToLogIn uses a login that has ended, and none at all, for keys and for
+// buckets. The error has the command that logs in.
 func TestExpiredSSOSaysHowToLogIn(t *testing.T) {
 	startsManyProcesses(t)
 	home := t.TempDir()
@@ -59,7 +59,8 @@ sso_region = eu-west-1
 	says("an expired login")
 }
 
-// The command knows the variables of pikokms-batch, which one environment may hold beside its own.
+// TestVariablesOfOthersAreKnown sets variables of pikokms-batch, which may be in the command's
+// environment, too.
 func TestVariablesOfOthersAreKnown(t *testing.T) {
 	sources, err := filepath.Glob(filepath.Join(repository, "cmd", "pikokms-batch", "*.go"))
 	require.NoError(t, err)

@@ -27,7 +27,7 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// unwell is an S3 whose answers are replaced by lies where sick says so.
+// unwell is an S3. If sick returns a handler for a request, that answers in its place.
 type unwell struct {
 	s3   *s3Server
 	url  string
@@ -80,8 +80,8 @@ func newUnwell(t *testing.T) *unwell {
 	return u
 }
 
-// is has the S3 be unwell from now on.
-func (u *unwell) is(sick func(*http.Request) http.HandlerFunc) {
+// setSick sets which requests are answered wrongly from now on.
+func (u *unwell) setSick(sick func(*http.Request) http.HandlerFunc) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.sick, u.n = sick, 0
@@ -93,7 +93,7 @@ func (u *unwell) requests() int {
 	return u.n
 }
 
-// firstOfEach lies to the first request of each kind and object.
+// firstOfEach answers the first request of each kind and object with lie.
 func firstOfEach(lie http.HandlerFunc) func(*http.Request) http.HandlerFunc {
 	seen := make(map[string]bool)
 	return func(r *http.Request) http.HandlerFunc {
@@ -106,7 +106,7 @@ func firstOfEach(lie http.HandlerFunc) func(*http.Request) http.HandlerFunc {
 	}
 }
 
-// always lies to each request.
+// always answers each request with lie.
 func always(lie http.HandlerFunc) func(*http.Request) http.HandlerFunc {
 	return func(*http.Request) http.HandlerFunc { return lie }
 }
@@ -131,7 +131,7 @@ func newDevKey(t *testing.T, content []byte) (key string, sealed []byte) {
 	return "local:" + file, sealed
 }
 
-// tryQuickly makes tries follow each other at once.
+// tryQuickly sets the number of tries, with hardly any time between them.
 func tryQuickly(t *testing.T, n uint) {
 	t.Helper()
 	before, wait := places.Tries, places.FirstWait
@@ -139,8 +139,8 @@ func tryQuickly(t *testing.T, n uint) {
 	t.Cleanup(func() { places.Tries, places.FirstWait = before, wait })
 }
 
-// TestDamagedObjectsNeverEndTheWork has more damaged objects in a row than failures that may pass.
-// All are named, each is looked at once, and those that are whole are worked on.
+// TestDamagedObjectsNeverEndTheWork works on more damaged objects in a row than there may be
+// failures. All are named, each is read once, and the whole ones are worked on.
 func TestDamagedObjectsNeverEndTheWork(t *testing.T) {
 	race.SkipShort(t)
 	key, sealed := newDevKey(t, bytes.Repeat([]byte("0123456789"), 20_000))
@@ -166,8 +166,8 @@ func TestDamagedObjectsNeverEndTheWork(t *testing.T) {
 			"rewrap":  {"rewrap", "-k", key, "--to", next + "?name=next", "--in-place"},
 		} {
 			fill()
-			u.is(nil)
-			code, _, stderr := here(t, append(arguments, "--jobs", "3", where)...)
+			u.setSick(nil)
+			code, _, stderr := runHere(t, append(arguments, "--jobs", "3", where)...)
 			require.Equal(t, 1, code, stderr)
 			require.Contains(t, stderr, fmt.Sprintf("%d failed", damaged), "%s of %s: %s", verb, where, stderr)
 			require.Contains(t, stderr, fmt.Sprintf("%d objects of", whole), "%s of %s: %s", verb, where, stderr)
@@ -208,8 +208,8 @@ func TestAStorageThatLiesForAWhile(t *testing.T) {
 			"cat --range": {[]string{"cat", "-k", key, "--range", "100000-300000", u.place("in/a")}, func(t *testing.T, out []byte) { require.True(t, bytes.Equal(content[100_000:300_001], out)) }},
 		} {
 			t.Run(name+", "+verb, func(t *testing.T) {
-				u.is(firstOfEach(lie))
-				code, stdout, stderr := here(t, append([]string{c.arguments[0], "--storage-timeout", "300ms"}, c.arguments[1:]...)...)
+				u.setSick(firstOfEach(lie))
+				code, stdout, stderr := runHere(t, append([]string{c.arguments[0], "--storage-timeout", "300ms"}, c.arguments[1:]...)...)
 				require.Zero(t, code, stderr)
 				if c.wants != nil {
 					c.wants(t, stdout)
@@ -229,26 +229,28 @@ func TestListingUnderCuts(t *testing.T) {
 		u.put("in", fmt.Sprintf("%04d", i), sealed)
 	}
 	n := 0
-	u.is(func(*http.Request) http.HandlerFunc {
+	u.setSick(func(*http.Request) http.HandlerFunc {
 		if n++; n%50 == 1 {
 			return u.cutAnswer
 		}
 		return nil
 	})
-	code, stdout, stderr := here(t, "ls", u.place("in/"))
+	code, stdout, stderr := runHere(t, "ls", u.place("in/"))
 	require.Zero(t, code, stderr)
 	require.Equal(t, 500, bytes.Count(stdout, []byte("encrypted")))
 }
 
-// stand lets a request stand still. The end of one whose body is not read is not noticed.
-func stand(r *http.Request) {
+// stall answers nothing until the client is gone. The server does not notice that while a request's
+// body is not read, so there is a limit.
+func stall(r *http.Request) {
 	select {
 	case <-r.Context().Done():
 	case <-time.After(5 * time.Second):
 	}
 }
 
-// TestAStorageThatStaysSilent has each command return, and name who does not answer.
+// TestAStorageThatStaysSilent checks that each command returns, and that its error names the
+// storage that does not answer.
 func TestAStorageThatStaysSilent(t *testing.T) {
 	tryQuickly(t, 2)
 	content := bytes.Repeat([]byte("0123456789"), 50_000)
@@ -268,11 +270,11 @@ func TestAStorageThatStaysSilent(t *testing.T) {
 		w.WriteHeader(recorder.Code)
 		_, _ = w.Write(recorder.Body.Bytes()[:recorder.Body.Len()/2])
 		_ = http.NewResponseController(w).Flush()
-		stand(r)
+		stall(r)
 	}
 	deaf := func(_ http.ResponseWriter, r *http.Request) { // takes a part of what is sent
 		_, _ = io.ReadFull(r.Body, make([]byte, 1000))
-		stand(r)
+		stall(r)
 	}
 	objects := func(lie http.HandlerFunc) func(*http.Request) http.HandlerFunc { // and not of listings
 		return func(r *http.Request) http.HandlerFunc {
@@ -309,10 +311,10 @@ func TestAStorageThatStaysSilent(t *testing.T) {
 				continue // half is enough for a header
 			}
 			t.Run(name+", "+verb, func(t *testing.T) {
-				u.is(sick)
+				u.setSick(sick)
 				begin := time.Now()
-				code, stdout, stderr := here(t, append([]string{arguments[0], "--storage-timeout", "200ms"}, arguments[1:]...)...)
-				u.is(nil)
+				code, stdout, stderr := runHere(t, append([]string{arguments[0], "--storage-timeout", "200ms"}, arguments[1:]...)...)
+				u.setSick(nil)
 				require.Equal(t, 1, code, stderr)
 				said := string(stdout) + stderr
 				require.Contains(t, said, strings.TrimPrefix(u.url, "http://")+" moved no byte for 200ms")
@@ -320,26 +322,27 @@ func TestAStorageThatStaysSilent(t *testing.T) {
 			})
 		}
 	}
-	u.is(nil)
+	u.setSick(nil)
 	for end := time.Now().Add(20 * time.Second); goleak.Find(before) != nil && time.Now().Before(end); {
 		http.DefaultClient.CloseIdleConnections()
 	}
 }
 
-// TestAViewOfAStorageThatStaysSilent has a page and an object of serve answer with an error.
+// TestAViewOfAStorageThatStaysSilent checks that serve answers requests for a page and an object
+// with an error.
 func TestAViewOfAStorageThatStaysSilent(t *testing.T) {
 	key, sealed := newDevKey(t, []byte("hello"))
 	u := newUnwell(t)
 	u.put("in", "a", sealed)
 	s := serve(t, "-k", key, "--storage-timeout", "300ms", u.place("in/"))
-	u.is(always(adversary.Lies["silence"]))
+	u.setSick(always(adversary.Lies["silence"]))
 	for _, path := range []string{"", "a"} {
 		answer, err := http.Get(s.url + path)
 		require.NoError(t, err)
 		_ = answer.Body.Close()
 		require.GreaterOrEqual(t, answer.StatusCode, http.StatusInternalServerError)
 	}
-	u.is(nil)
+	u.setSick(nil)
 	answer, err := http.Get(s.url + "a")
 	require.NoError(t, err)
 	defer answer.Body.Close()
@@ -359,8 +362,9 @@ func refuse(status int, code string) http.HandlerFunc {
 	}
 }
 
-// TestWhatIsDeniedForAllEndsTheWork makes a few requests of a storage or a key service that denies
-// them all, and says what to look at. Single objects that are denied end nothing.
+// TestWhatIsDeniedForAllEndsTheWork works with a storage or a key service that denies everything.
+// The command stops after a few requests, and its error says what to check. Single objects that are
+// denied don't stop it.
 func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 	tryQuickly(t, 5)
 	key, sealed := newDevKey(t, []byte("hello"))
@@ -374,7 +378,7 @@ func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 		"AccessDenied": refuse(http.StatusForbidden, "AccessDenied"), "ExpiredToken": refuse(http.StatusBadRequest, "ExpiredToken"),
 	} {
 		for _, verb := range []string{"verify", "ls", "inspect", "decrypt"} {
-			u.is(func(r *http.Request) http.HandlerFunc {
+			u.setSick(func(r *http.Request) http.HandlerFunc {
 				if isObject(r) {
 					return lie
 				}
@@ -387,7 +391,7 @@ func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 			case "decrypt":
 				arguments = append(arguments, "-k", key, "-o", t.TempDir()+"/")
 			}
-			code, _, stderr := here(t, arguments...)
+			code, _, stderr := runHere(t, arguments...)
 			require.Equal(t, 1, code, stderr)
 			require.Contains(t, stderr, "in a row that were denied: check the credentials and the permissions", "%s %s", name, verb)
 			require.Less(t, u.requests(), 40, "%s %s", name, verb)
@@ -396,25 +400,25 @@ func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 
 	// Credentials expire when some objects are done.
 	done := 0
-	u.is(func(r *http.Request) http.HandlerFunc {
+	u.setSick(func(r *http.Request) http.HandlerFunc {
 		if done++; isObject(r) && done > 60 {
 			return refuse(http.StatusBadRequest, "ExpiredToken")
 		}
 		return nil
 	})
-	code, _, stderr := here(t, "verify", "--jobs", "2", "-k", key, u.place("in/"))
+	code, _, stderr := runHere(t, "verify", "--jobs", "2", "-k", key, u.place("in/"))
 	require.Equal(t, 1, code, stderr)
 	require.Contains(t, stderr, "stopped after 5 objects in a row that were denied")
 	require.Less(t, u.requests(), 120)
 
 	// One of three objects is denied.
-	u.is(func(r *http.Request) http.HandlerFunc {
+	u.setSick(func(r *http.Request) http.HandlerFunc {
 		if isObject(r) && strings.HasSuffix(r.URL.Path, "1") || strings.HasSuffix(r.URL.Path, "2") || strings.HasSuffix(r.URL.Path, "3") {
 			return refuse(http.StatusForbidden, "AccessDenied")
 		}
 		return nil
 	})
-	code, _, stderr = here(t, "verify", "--jobs", "2", "-k", key, u.place("in/"))
+	code, _, stderr = runHere(t, "verify", "--jobs", "2", "-k", key, u.place("in/"))
 	require.Equal(t, 1, code, stderr)
 	require.Contains(t, stderr, "verified 210 objects of")
 	require.Contains(t, stderr, "90 failed")
@@ -427,14 +431,14 @@ func TestWhatIsDeniedForAllEndsTheWork(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%03d", i)), []byte("plain"), 0o600))
 	}
 	server.Reset()
-	code, _, stderr = here(t, "encrypt", "--jobs", "2", "--in-place", "-k", "awskms:///"+arn+"?endpoint="+server.URL, dir)
+	code, _, stderr = runHere(t, "encrypt", "--jobs", "2", "--in-place", "-k", "awskms:///"+arn+"?endpoint="+server.URL, dir)
 	require.Equal(t, 1, code, stderr)
 	require.Contains(t, stderr, "denied: check the credentials")
 	require.Less(t, server.Calls("GenerateDataKey"), 20)
 }
 
-// TestCatGoesOnWhereADownloadBrokeOff has each answer end after some bytes. What is replaced
-// meanwhile is not mixed with what was there.
+// TestCatGoesOnWhereADownloadBrokeOff ends each answer after some bytes. Content that is replaced
+// meanwhile is not mixed with the earlier one.
 func TestCatGoesOnWhereADownloadBrokeOff(t *testing.T) {
 	tryQuickly(t, 5)
 	content := make([]byte, 3<<20)
@@ -468,40 +472,40 @@ func TestCatGoesOnWhereADownloadBrokeOff(t *testing.T) {
 			}
 		}
 	}
-	u.is(answer)
-	code, stdout, stderr := here(t, "cat", "-k", key, u.place("in/a"))
+	u.setSick(answer)
+	code, stdout, stderr := runHere(t, "cat", "-k", key, u.place("in/a"))
 	require.Zero(t, code, stderr)
 	require.True(t, bytes.Equal(content, stdout))
 	require.Greater(t, ranges.Load(), int64(5))
 
 	n := 0 // sick is called for one request at a time
 	ranges.Store(0)
-	u.is(func(r *http.Request) http.HandlerFunc {
+	u.setSick(func(r *http.Request) http.HandlerFunc {
 		if n++; n == 4 {
 			u.put("in", "a", append(other, 0))
 		}
 		return answer(r)
 	})
-	code, stdout, stderr = here(t, "cat", "-k", key, u.place("in/a"))
+	code, stdout, stderr = runHere(t, "cat", "-k", key, u.place("in/a"))
 	require.Equal(t, 1, code)
 	require.Contains(t, stderr, "changed meanwhile")
 	require.True(t, bytes.HasPrefix(content, stdout))
 }
 
-// The limit of time is not negative.
+// TestAStorageTimeoutIsNotNegative checks that a negative limit is wrong usage.
 func TestAStorageTimeoutIsNotNegative(t *testing.T) {
-	code, _, stderr := here(t, "ls", "--storage-timeout", "-1s", t.TempDir())
+	code, _, stderr := runHere(t, "ls", "--storage-timeout", "-1s", t.TempDir())
 	require.Equal(t, 2, code, stderr)
 	require.Contains(t, stderr, "--storage-timeout is -1s")
 }
 
-// TestCloudsThatStaySilent has requests to Google's and Azure's storage given up as those to S3
-// are.
+// TestCloudsThatStaySilent checks that requests to Google's and Azure's storage are given up as
+// those to S3 are.
 func TestCloudsThatStaySilent(t *testing.T) {
 	tryQuickly(t, 2)
 	key, _ := newDevKey(t, nil)
 	u := newUnwell(t)
-	u.is(always(adversary.Lies["silence"]))
+	u.setSick(always(adversary.Lies["silence"]))
 	host := strings.TrimPrefix(u.url, "http://")
 	t.Setenv("STORAGE_EMULATOR_HOST", host)
 	t.Setenv("AZURE_STORAGE_ACCOUNT", "devstoreaccount1")
@@ -520,7 +524,7 @@ func TestCloudsThatStaySilent(t *testing.T) {
 		} {
 			t.Run(arguments[0]+" "+path, func(t *testing.T) {
 				begin := time.Now()
-				code, _, stderr := here(t, append([]string{arguments[0], "--storage-timeout", "200ms"}, arguments[1:]...)...)
+				code, _, stderr := runHere(t, append([]string{arguments[0], "--storage-timeout", "200ms"}, arguments[1:]...)...)
 				require.Equal(t, 1, code, stderr)
 				require.Contains(t, stderr, host+" moved no byte for 200ms")
 				require.Less(t, time.Since(begin), 20*time.Second)

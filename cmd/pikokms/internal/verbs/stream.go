@@ -19,7 +19,7 @@ import (
 	"piko.sh/pikokms/message"
 )
 
-// runStream reads IN, transforms it by the reader that open returns, and writes OUT.
+// runStream reads IN through the reader that open returns, and writes OUT.
 func runStream(o *options, command *cobra.Command, arguments []string, encrypter message.Encrypter, transformers []string, open func(context.Context, *pikokms.Host, io.Reader) (io.Reader, error)) (err error) {
 	encrypting, name := command.Name() == "encrypt", "standard input"
 	if len(arguments) > 0 {
@@ -32,7 +32,7 @@ func runStream(o *options, command *cobra.Command, arguments []string, encrypter
 		return err
 	}
 
-	// What can fail without a key is done before the key service is asked.
+	// What can fail without a key comes before a key service is asked.
 	in, size, err := files.OpenInput(arguments)
 	if err != nil {
 		return err

@@ -26,10 +26,10 @@ type surveyed struct {
 	Client  *look.Client `json:"s3_client,omitzero"`
 }
 
-// group counts the objects that are under one key, or of one kind that is under none.
+// group counts the objects that are under one key, or those of one kind that are under none.
 type group struct{ objects, bytes int64 }
 
-// survey shows what the objects of IN say of themselves, and how many are under each key.
+// survey shows the headers of the objects of IN, and how many objects are under each key.
 func survey(ctx context.Context, e *work.Each, w io.Writer, asJSON bool, arguments []string) error {
 	p, err := e.Open(ctx, arguments)
 	if err != nil {
@@ -92,7 +92,7 @@ func (s *surveyed) show(w io.Writer, asJSON bool) error {
 	return s.print(w)
 }
 
-// groups returns what an object counts for: each of its keys once, or its kind.
+// groups returns the groups that an object counts for: those of its keys, or that of its kind.
 func (s *surveyed) groups() []string {
 	if s.Message == nil {
 		return []string{"(" + s.Kind + ")"}

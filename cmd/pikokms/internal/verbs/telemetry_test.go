@@ -57,7 +57,7 @@ func newCollector(t *testing.T) *collector {
 	return c
 }
 
-// received returns what the collector was sent by now.
+// received returns what the collector was sent so far.
 func (c *collector) received() received {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -207,12 +207,12 @@ func TestTelemetryIsExported(t *testing.T) {
 	}, "verify", "-k", kek, out)
 	require.Equal(t, map[string]int{"UnwrapDataKey": 1, "object": 1, "pikokms verify": 1}, c.received().spans)
 
-	// A collector that does not answer is said, and the work is done all the same.
+	// A collector that does not answer is reported, and the work is done nevertheless.
 	said := run([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + closedPort(t)}, "verify", "-k", kek, out)
 	require.Contains(t, said, "pikokms: telemetry to OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:")
 	require.Contains(t, said, "verified 1 object")
 
-	// What is wrong with telemetry fails nothing, and its endpoint is named.
+	// Errors of telemetry name its endpoint, and don't fail the command.
 	for _, wrong := range []string{"OTEL_EXPORTER_OTLP_PROTOCOL=http/json", "OTEL_RESOURCE_ATTRIBUTES=%zz", "OTEL_EXPORTER_OTLP_CERTIFICATE=missing.pem"} {
 		said := run([]string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://user:SECRET@" + strings.TrimPrefix(closedPort(t), "http://"), wrong}, "verify", "-k", kek, out)
 		require.Regexp(t, `pikokms: telemetry to OTEL_EXPORTER_OTLP_ENDPOINT=http://xxxxx@127.0.0.1:[0-9]+: `, said, wrong)
@@ -223,8 +223,8 @@ func TestTelemetryIsExported(t *testing.T) {
 		`OTEL_EXPORTER_OTLP_PROTOCOL is "http/json"; known are http/protobuf, grpc`)
 }
 
-// A trace of a folder shows which object was denied, by its number, or by its name if that is
-// wanted.
+// TestTracesShowWhichObjectFailed checks that a trace shows which object was denied: by its number
+// or, with --trace-names, by its name.
 func TestTracesShowWhichObjectFailed(t *testing.T) {
 	kms := kmstest.NewServer(t)
 	kms.CreateKey(kmstest.Key{})
@@ -261,7 +261,8 @@ func TestTracesShowWhichObjectFailed(t *testing.T) {
 	}
 }
 
-// Serve traces each request by itself, with the names of objects if they are wanted.
+// TestServeTracesNames checks that serve traces each request by itself, with the names of objects
+// if --trace-names is set.
 func TestServeTracesNames(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows sends no such signals")

@@ -49,7 +49,7 @@ func troubles(t *testing.T) (all []trouble) {
 	return all
 }
 
-// verbs are those of package fmt.
+// verbs matches the formatting verbs of package fmt.
 var verbs = regexp.MustCompile(`%[-+# 0-9.*]*[a-zA-Z]`)
 
 // TestTroublesAreInTheSources looks for the text of each entry among the strings of all sources.
@@ -112,7 +112,7 @@ func TestTroublesAreProvoked(t *testing.T) {
 	old, err := os.ReadFile(filepath.Join(repository, "testdata", "vectors", "0014-aes-256-300x128-python.msg"))
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(s.dir, "uncommitted.enc"), old, 0o666))
-	setUp(t, s, usual+`
+	setUp(t, s, usualSetup+`
 pikokms keygen -o other.key
 pikokms encrypt -k local:dev.key -c tenant=42 -o tenant.enc notes.txt
 pikokms encrypt -k 'awskms://alias/disabled?region=eu-west-1' -o disabled.enc notes.txt

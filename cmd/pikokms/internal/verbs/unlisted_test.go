@@ -22,13 +22,13 @@ import (
 	"piko.sh/pikokms/provider/local"
 )
 
-// user is somebody without root's rights, who runs the command in a folder of theirs.
+// user is a user without root's rights, who runs the command in a folder of their own.
 type user struct {
 	dir, binary string
 	credential  *syscall.Credential // nil for who runs the tests
 }
 
-// newUser makes files under the names, each with its own name in it, and a key.
+// newUser makes a user with a key, and with files of these names, each of which holds its own name.
 func newUser(t *testing.T, names ...string) *user {
 	u := &user{dir: t.TempDir(), binary: "pikokms"}
 	for _, name := range names {
@@ -58,7 +58,7 @@ func newUser(t *testing.T, names ...string) *user {
 	return u
 }
 
-// hide makes a folder one that its owner can't read either.
+// hide makes a folder unreadable, even for its owner.
 func (u *user) hide(t *testing.T, name string) {
 	path := filepath.Join(u.dir, name)
 	require.NoError(t, os.Chmod(path, 0))
@@ -87,8 +87,8 @@ func (u *user) run(t *testing.T, arguments ...string) (stdout, stderr string, st
 	return out.String(), said.String(), command.ProcessState.ExitCode()
 }
 
-// What is in a folder that can't be read is not passed over in silence, and does not keep the
-// command from the rest.
+// TestFoldersThatCannotBeRead checks that a folder that can't be read is reported, and that the
+// command works on the rest.
 func TestFoldersThatCannotBeRead(t *testing.T) {
 	const inSecret, inDeep = "photos/secret/x", "photos/a/secret/deep/y"
 	u := newUser(t, "photos/a/b", inSecret, inDeep, "photos/z", "out/none")
@@ -131,7 +131,7 @@ func TestFoldersThatCannotBeRead(t *testing.T) {
 	both(t, fails(t, "verified 2 objects of 18 bytes, 2 failed", "verify", "-k", "local:key", "photos"))
 	fails(t, "decrypted 1 object", "decrypt", "-k", "local:key", "--include", "z", "-o", "out/", "photos")
 
-	// Who leaves a folder out need not be told that it can't be read.
+	// A folder that is left out need not be readable.
 	_, stderr, status := u.run(t, "verify", "-k", "local:key", "--exclude", "**secret/**", "photos")
 	require.Equal(t, 0, status, stderr)
 	require.NotContains(t, stderr, "secret")

@@ -14,7 +14,7 @@ import (
 	"piko.sh/pikokms/internal/race"
 )
 
-// The vectors are messages of AWS's SDKs, one at least for each suite.
+// TestDecryptVectors decrypts messages of AWS's SDKs, at least one of each suite.
 func TestDecryptVectors(t *testing.T) {
 	race.SkipShort(t)
 	folder := filepath.Join("..", "..", "..", "..", "testdata", "vectors")

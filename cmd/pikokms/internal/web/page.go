@@ -57,8 +57,8 @@ var pagePolicy = func() string {
 // PageSize is how many entries a page of a folder has. Each object's header is read for its size.
 const PageSize = 100
 
-// page is what is shown of a folder, or of one object. All its links are relative, since a key may
-// begin with a slash.
+// page is the page of a folder, or of one object. All its links are relative, since a key may begin
+// with a slash.
 type page struct {
 	Title   string
 	Style   template.CSS
@@ -88,7 +88,7 @@ type entry struct {
 	Bytes    string
 	Modified string // in the time of this computer
 	Stored   string // the same, as HTML's time has it
-	Note     string // what is to be said of an object that is not shown
+	Note     string // why an object has no link, if it has none
 }
 
 // media is what a page plays or shows.
@@ -211,14 +211,14 @@ func (v *View) way(key string) []pathLink {
 // listing is a part of what a folder shows.
 type listing struct {
 	entries []entry
-	before  int  // how many entries come before these
+	skipped int  // how many entries come before these
 	more    bool // whether others follow
 	total   int  // of all entries; -1 if it is not known
 }
 
 // text returns which entries these are.
 func (l *listing) text() string {
-	switch first, last := l.before+1, l.before+len(l.entries); {
+	switch first, last := l.skipped+1, l.skipped+len(l.entries); {
 	case len(l.entries) == 0:
 		return ""
 	case l.total >= 0:
@@ -228,10 +228,10 @@ func (l *listing) text() string {
 	}
 }
 
-// list lists a page of the entries of a folder with a text in their names, whatever its case,
-// behind so many others.
-func (v *View) list(ctx context.Context, key, filter string, before int) (*listing, error) {
-	l, n := &listing{before: before, total: -1}, 0
+// list returns a page of a folder's entries whose names contain filter, in any case. It passes over
+// as many entries before as skip says.
+func (v *View) list(ctx context.Context, key, filter string, skip int) (*listing, error) {
+	l, n := &listing{skipped: skip, total: -1}, 0
 	filter = strings.ToLower(filter)
 	entries, isWhole, err := v.entries(ctx, key)
 	if err != nil {
@@ -246,8 +246,8 @@ func (v *View) list(ctx context.Context, key, filter string, before int) (*listi
 		}
 		n++
 		switch {
-		case n <= before:
-		case n <= before+PageSize:
+		case n <= skip:
+		case n <= skip+PageSize:
 			l.entries = append(l.entries, e)
 		case !isWhole:
 			l.more = true
@@ -283,7 +283,7 @@ func (v *View) entries(ctx context.Context, key string) (entries iter.Seq2[entry
 			found[entry{key: name, IsFolder: isFolder}] = true
 		}
 	}
-	sorted := slices.SortedFunc(maps.Keys(found), func(a, b entry) int { return strings.Compare(a.sorted(), b.sorted()) })
+	sorted := slices.SortedFunc(maps.Keys(found), func(a, b entry) int { return strings.Compare(a.sortKey(), b.sortKey()) })
 	return func(yield func(entry, error) bool) {
 		for _, e := range sorted {
 			if !yield(e, nil) {
@@ -293,8 +293,8 @@ func (v *View) entries(ctx context.Context, key string) (entries iter.Seq2[entry
 	}, true, nil
 }
 
-// sorted returns the text that entries are sorted by.
-func (e entry) sorted() string {
+// sortKey returns the text that entries are sorted by.
+func (e entry) sortKey() string {
 	if e.IsFolder {
 		return e.key + "/"
 	}
@@ -328,8 +328,7 @@ func (v *View) pages(ctx context.Context, key string) iter.Seq2[entry, error] {
 	}
 }
 
-// named returns the name that a folder shows for what is stored under a key below it, or false if
-// it is not shown.
+// named returns the name that a folder shows for a key below it, or false if it shows none.
 func (v *View) named(stored string) (name string, isFolder, ok bool) {
 	if name, _, isFolder = strings.Cut(stored, "/"); isFolder {
 		return name, true, true

@@ -21,11 +21,11 @@ const DefaultAddress = "127.0.0.1:8080"
 
 // The times of a server. A request's headers have to come soon, and a connection without a request
 // is closed. An answer may take as long as it takes. At the end, answers that are under way have
-// endTime to end.
+// shutdownTime to end.
 const (
-	headerTime = 10 * time.Second
-	idleTime   = 2 * time.Minute
-	endTime    = 10 * time.Second
+	headerTime   = 10 * time.Second
+	idleTime     = 2 * time.Minute
+	shutdownTime = 10 * time.Second
 )
 
 // Server is the flags of serve.
@@ -59,10 +59,10 @@ func (s *Server) Run(ctx context.Context, v *View) error {
 		return err
 	case <-ctx.Done():
 	}
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 	defer cancel()
 	if err := server.Shutdown(ending); err != nil {
-		return errors.Join(fmt.Errorf("answers were cut off after %v: %w", endTime, err), server.Close())
+		return errors.Join(fmt.Errorf("answers were cut off after %v: %w", shutdownTime, err), server.Close())
 	}
 	return nil
 }
@@ -89,7 +89,8 @@ func (s *Server) listen(ctx context.Context) (net.Listener, error) {
 	return listener, nil
 }
 
-// guard refuses what no reader of a view sends.
+// guard refuses requests that no reader of a view sends, and adds headers that protect it to all
+// answers.
 func (s *Server) guard(inner http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -101,8 +102,9 @@ func (s *Server) guard(inner http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		h.Set("Content-Security-Policy", closedPolicy)
 		switch {
-		case !s.answers(r.Host):
-			// A page of another site, whose name an attacker has lead here, would else read all.
+		case !s.servesHost(r.Host):
+			// Otherwise an attacker could point the name of a web site to this server, and pages of that
+			// site could read everything.
 			http.Error(w, "This view does not answer for that host.", http.StatusMisdirectedRequest)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			h.Set("Allow", "GET, HEAD")
@@ -115,9 +117,9 @@ func (s *Server) guard(inner http.Handler) http.Handler {
 	})
 }
 
-// answers reports whether a request for this host is answered. Names are not, but for localhost and
-// those that were given: whoever owns a name can have it lead to this server.
-func (s *Server) answers(host string) bool {
+// servesHost reports whether requests for a host are answered. The only names are localhost and
+// those of --host: whoever owns another name can point it to this server.
+func (s *Server) servesHost(host string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}

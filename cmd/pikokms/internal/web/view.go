@@ -79,7 +79,7 @@ func (v *View) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // retryAfter is when a client may ask again after a service was away.
 const retryAfter = 10 * time.Second
 
-// tell reports an error on standard error. The client only gets a text of clientAnswers.
+// tell reports an error on standard error. The client gets no more than a text of clientAnswers.
 func (v *View) tell(key string, err error) {
 	console.Say(slog.LevelError, fmt.Sprintf("%s: %s", console.Printable(v.Place.Title(key)), console.Explain(err)), "object", v.Place.Title(key))
 }
@@ -142,8 +142,7 @@ func (v *View) onlyName() string {
 	return strings.TrimSuffix(name, v.Suffix)
 }
 
-// open opens a stored object, and reads its header. The object need not be encrypted if the header
-// is nil.
+// open opens a stored object, and reads its header, which is nil if the object is not encrypted.
 func (v *View) open(ctx context.Context, key string) (pikokms.Object, *header.Header, error) {
 	name, err := v.stored(key)
 	if err != nil {
@@ -183,11 +182,11 @@ func (v *View) object(w http.ResponseWriter, r *http.Request, key string) error 
 	if h == nil {
 		return errPlain
 	}
-	isWhole := h.Suite.Signed() || h.ContentType != header.Framed
+	hasNoRanges := h.Suite.Signed() || h.ContentType != header.Framed
 	var content pikokms.Object
-	if !isWhole {
+	if !hasNoRanges {
 		content, err = v.Host.OpenObject(ctx, "", stored, v.Pairs)
-		if isWhole = errors.Is(err, pikokms.ErrNotSeekable); err != nil && !isWhole {
+		if hasNoRanges = errors.Is(err, pikokms.ErrNotSeekable); err != nil && !hasNoRanges {
 			return err
 		}
 	}
@@ -200,7 +199,7 @@ func (v *View) object(w http.ResponseWriter, r *http.Request, key string) error 
 		// A message's ID is random, and authenticated with all that the message holds.
 		w.Header().Set("ETag", `"`+hex.EncodeToString(h.MessageID)+`"`)
 	}
-	if isWhole {
+	if hasNoRanges {
 		return v.whole(w, r, key, describe)
 	}
 	describe()
@@ -212,8 +211,8 @@ func (v *View) object(w http.ResponseWriter, r *http.Request, key string) error 
 	return nil
 }
 
-// reportingReader reports the first failure of content on standard error. The client notices it by
-// the answer's length.
+// reportingReader reports failures of content on standard error. The client notices one by the
+// answer's length.
 type reportingReader struct {
 	*io.SectionReader
 	tell func(error)
@@ -256,7 +255,7 @@ func (v *View) whole(w http.ResponseWriter, r *http.Request, key string, describ
 	if ctx.Err() == nil {
 		v.tell(key, err)
 	}
-	panic(http.ErrAbortHandler) // The client is to notice that this is not the whole.
+	panic(http.ErrAbortHandler) // Only so does the client notice that this is not the whole.
 }
 
 // isFolder reports whether there are objects below a key.

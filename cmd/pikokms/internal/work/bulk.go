@@ -25,7 +25,7 @@ type Bulk struct {
 	Plain   string
 	places.Writing
 
-	Malformed bool // whether what begins like a message and is none counts as plaintext
+	Malformed bool // whether an object that begins as a message, but has no whole header, counts as plaintext
 }
 
 // Add adds the flags. The rule describes in a help text what becomes of a suffix; without a rule
@@ -46,14 +46,14 @@ func (b *Bulk) Add(command *cobra.Command, rule string) {
 	b.AddLong(command)
 }
 
-// IsWanted reports whether a command line is about places, rather than one file or stream.
-func (b *Bulk) IsWanted(out string, arguments []string) bool {
+// IsForPlaces reports whether a command line is about places, rather than one file or stream.
+func (b *Bulk) IsForPlaces(out string, arguments []string) bool {
 	for _, flag := range []string{"in-place", "suffix", "dry-run", "plain"} {
 		if b.given(flag) {
 			return true
 		}
 	}
-	return strings.Contains(out, "://") || b.Each.IsWanted(arguments)
+	return strings.Contains(out, "://") || b.Each.IsForPlaces(arguments)
 }
 
 // Check refuses flags that can't be used together.
@@ -91,8 +91,8 @@ type Job struct {
 	Judge func(ctx context.Context, i Item, s *places.Source) error
 	// Convert returns what is stored for an object.
 	Convert func(ctx context.Context, s *places.Source) (io.Reader, error)
-	// Made reports whether a target may be what Convert returned for a source. It is called for
-	// targets that were stored since the job began, when work on the object may have begun before.
+	// Made reports whether a target may be what Convert returned for a source. It is called if the
+	// target was stored since the job began, and an earlier try or run may have worked on the source.
 	Made func(ctx context.Context, from, to *look.Object) (bool, error)
 }
 
@@ -126,7 +126,7 @@ func (b *Bulk) Run(ctx context.Context, out string, replace bool, arguments []st
 	} else {
 		err = b.Each.Run(ctx, j.Done, p, func(ctx context.Context, i Item) (int64, error) { return t.workOn(ctx, j, i) })
 	}
-	t.lost.say(b.DryRun)
+	t.notKept.say(b.DryRun)
 	return err
 }
 
@@ -135,7 +135,7 @@ func checkSeveral(p *Plan, inPlace bool) error {
 	if len(p.Places) < 2 {
 		return nil
 	}
-	first := make(map[string]*places.Place)
+	byName := make(map[string]*places.Place)
 	for _, place := range p.Places {
 		if place.IsStandardInput() {
 			return console.Usage(errors.New("standard input cannot be one of several INs"))
@@ -144,15 +144,15 @@ func checkSeveral(p *Plan, inPlace bool) error {
 		if !inPlace {
 			name = place.Base()
 		}
-		if other := first[name]; other != nil {
+		if other := byName[name]; other != nil {
 			return console.Usage(fmt.Errorf("%s and %s would have one name; do them one after the other", console.Printable(other.Name), console.Printable(place.Name)))
 		}
-		first[name] = place
+		byName[name] = place
 	}
 	return nil
 }
 
-// openTarget opens the place of t, if the results do not go where they come from.
+// openTarget opens the place of t, unless the work is in place.
 func (b *Bulk) openTarget(ctx context.Context, out string, p *Plan, t *target) (err error) {
 	if b.InPlace {
 		if p.Places[0].IsStandardInput() {
@@ -166,7 +166,7 @@ func (b *Bulk) openTarget(ctx context.Context, out string, p *Plan, t *target) (
 		}
 	}
 	if !b.DryRun || !t.replace {
-		t.place, err = openTarget(ctx, b.storages, out, p.isMany())
+		t.place, err = openTarget(ctx, b.storages, out, p.needsSeveral())
 	}
 	return err
 }
@@ -229,10 +229,10 @@ func (b *Bulk) planOne(ctx context.Context, t *target, j Job, i Item) (n int64, 
 	return max(s.Length, 0), t.checkFree(ctx, to, i)
 }
 
-// AddSuffix is the rule of encrypt.
+// AddSuffix is the Job.Rename of encrypt.
 func (b *Bulk) AddSuffix(key string) (string, error) { return key + b.suffix, nil }
 
-// CutSuffix is the rule of decrypt.
+// CutSuffix is the Job.Rename of decrypt.
 func (b *Bulk) CutSuffix(key string) (string, error) {
 	cut, ok := strings.CutSuffix(key, b.suffix)
 	if !ok || cut == "" && key != "" {

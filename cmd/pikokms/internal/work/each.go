@@ -46,8 +46,8 @@ func (e *Each) Add(command *cobra.Command) {
 	e.storages.AddTimeout(command)
 }
 
-// IsWanted reports whether a command line is about places, rather than one file or stream.
-func (e *Each) IsWanted(arguments []string) bool {
+// IsForPlaces reports whether a command line is about places, rather than one file or stream.
+func (e *Each) IsForPlaces(arguments []string) bool {
 	for _, flag := range []string{"include", "exclude", "jobs", "report", "resume", "kms-rate", "cache-data-keys"} {
 		if e.given(flag) {
 			return true
@@ -64,11 +64,11 @@ func (e *Each) IsWanted(arguments []string) bool {
 }
 
 // gcWhileListing is the garbage collector's percentage (see [debug.SetGCPercent]) while objects are
-// listed, of which there may be millions. It is the usual one while they are worked on.
+// listed, of which there may be millions. While they are worked on it is the usual one.
 const gcWhileListing = 25
 
-// Open opens the places and lists those of their objects that the flags select. The plan of a job
-// that is resumed is that of its journal.
+// Open opens the places and lists those of their objects that the flags select. The plan of a
+// resumed job comes from its journal.
 func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	opening := new(Plan)
 	p = opening
@@ -112,7 +112,7 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 			todo = append(todo, unlisted{Place: i})
 		}
 	}
-	// What is listed is garbage at once, but for the names.
+	// Listing leaves much garbage behind: only the names are kept.
 	defer debug.SetGCPercent(debug.SetGCPercent(gcWhileListing))
 	own := e.ownFiles()
 	for _, u := range todo {
@@ -123,9 +123,9 @@ func (e *Each) Open(ctx context.Context, texts []string) (p *Plan, err error) {
 	if !planned {
 		selected.sayUnused()
 	}
-	// A prefix of a bucket exists only by the objects below it.
-	isSought := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.Places, func(at *places.Place) bool { return at.Prefix != "" || !at.IsMany() })
-	if p.total() == 0 && isSought && (p.leftText() == "" || !slices.ContainsFunc(p.Places, (*places.Place).IsMany)) {
+	// A prefix of a bucket does not exist without objects below it.
+	mustMatch := len(e.include) > 0 || len(e.exclude) > 0 || slices.ContainsFunc(p.Places, func(at *places.Place) bool { return at.Prefix != "" || !at.IsMany() })
+	if p.total() == 0 && mustMatch && (p.leftText() == "" || !slices.ContainsFunc(p.Places, (*places.Place).IsMany)) {
 		return nil, errors.New("there are no such objects")
 	}
 	if e.journal != nil {
@@ -166,20 +166,8 @@ func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.
 	}
 	m.start()
 	defer m.shown.Close()
-	for _, u := range p.Unlisted {
-		o := Outcome{Name: p.TitleOf(u), Result: ResultFailed, Reason: u.Reason}
-		m.add(o)
-		if err := report.write(o); err != nil {
-			return err
-		}
-	}
-	p.sayLeft(m.shown.Say)
-	if report != nil {
-		for i := range p.LeftOut() {
-			if err := report.write(Outcome{Name: i.Title(), Result: resultLeftOut, Reason: places.LeftKinds[i.Left].Reason}); err != nil {
-				return err
-			}
-		}
+	if err := p.reportRest(m, report); err != nil {
+		return err
 	}
 	err = InOrder(ctx, e.jobs, stop.until(todo), func(i Item) Outcome {
 		if stop.isAsked() || ctx.Err() != nil {
@@ -208,27 +196,56 @@ func (e *Each) Run(ctx context.Context, word string, p *Plan, work func(context.
 		return report.write(o)
 	})
 	m.shown.Close()
-	m.sayRest()
-	sum := m.sum()
-	text := sum.text(word) + e.cost() + m.took() + p.leftText()
-	switch {
-	case err == nil && stop.reason() != "" && sum.objects() < p.total():
-		err = fmt.Errorf("%s, of %d; stopped after %s; %s", text, p.total(), stop.reason(), e.advice())
-	case err == nil && stop.isAsked() && sum.objects() < p.total():
-		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.total(), e.advice())
-	case err == nil && sum.failed > 0:
-		err = errors.New(text + e.failedAdvice())
-	default:
-		finished = err == nil
-		console.Say(slog.LevelInfo, text, m.fields(e.calls())...)
-	}
-	if err != nil {
-		err = console.WithFields(err, m.fields(e.calls()))
-	}
+	m.saySkipped()
+	finished, err = e.conclude(p, m, stop, err)
 	if finished && e.resumed {
 		newcomersErr = e.newcomers(ctx, p)
 	}
 	return err
+}
+
+// reportRest reports what is not worked on: folders that could not be listed, which failed, and what
+// is left out.
+func (p *Plan) reportRest(m *monitor, report *reportFile) error {
+	for _, u := range p.Unlisted {
+		o := Outcome{Name: p.TitleOf(u), Result: ResultFailed, Reason: u.Reason}
+		m.add(o)
+		if err := report.write(o); err != nil {
+			return err
+		}
+	}
+	p.sayLeft(m.shown.Say)
+	if report == nil {
+		return nil
+	}
+	for i := range p.LeftOut() {
+		if err := report.write(Outcome{Name: i.Title(), Result: resultLeftOut, Reason: places.LeftKinds[i.Left].Reason}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// conclude reports the sum of all outcomes. If objects failed or were not begun, it returns that as
+// an error instead. It reports finished if everything is done. The given err ended the work early.
+func (e *Each) conclude(p *Plan, m *monitor, stop *stopping, err error) (finished bool, _ error) {
+	sum := m.sum()
+	text := sum.text(m.word) + e.cost() + m.took() + p.leftText()
+	isPartial := sum.objects() < p.total()
+	switch {
+	case err == nil && stop.reason() != "" && isPartial:
+		err = fmt.Errorf("%s, of %d; stopped after %s; %s", text, p.total(), stop.reason(), e.advice())
+	case err == nil && stop.isAsked() && isPartial:
+		err = fmt.Errorf("interrupted: %s, of %d; %s", text, p.total(), e.advice())
+	case err == nil && sum.failed > 0:
+		err = errors.New(text + e.failedAdvice())
+	default:
+		console.Say(slog.LevelInfo, text, m.fields(e.calls())...)
+	}
+	if err != nil {
+		return false, console.WithFields(err, m.fields(e.calls()))
+	}
+	return true, nil
 }
 
 // workOn works on one object. It tries again after a failure that may pass.
@@ -257,8 +274,8 @@ func (e *Each) workOn(ctx context.Context, m *monitor, i Item, stop *stopping, w
 	return o
 }
 
-// isGone reports whether the work on an object failed because it is no longer there. It looks into
-// the listing: work on an object that is listed and can't be found has failed.
+// isGone reports whether the work on an object failed because the object was deleted. It looks into
+// the listing, since an object that is still listed and can't be found has failed.
 func isGone(ctx context.Context, i Item, err error) bool {
 	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, pikokms.ErrChanged) || gcerrors.Code(err) == gcerrors.NotFound
 	if err == nil || !missing || !i.place.IsMany() {

@@ -8,7 +8,7 @@ import (
 )
 
 // ExamineAll examines the objects of a plan, several at a time, and passes them to take in the
-// order of the plan. It tries again after failures that may pass, and stops early when one object
+// order of the plan. It tries again after errors that may pass, and stops early when one object
 // after another fails.
 func (e *Each) ExamineAll(ctx context.Context, p *Plan, take func(*look.Object) error) error {
 	stop := new(stopping)

@@ -20,7 +20,7 @@ func (w *selection) takes(key string) bool {
 	return (len(w.included) == 0 || included) && !excluded
 }
 
-// isNothingIn reports whether --exclude leaves out all that a folder may hold. It tests a name that
+// isNothingIn reports whether --exclude leaves out everything in a folder. It tests a name that
 // only wildcards match.
 func (w *selection) isNothingIn(folder string) bool { return w.excluded.Match(folder + "\x00/\x00") }
 

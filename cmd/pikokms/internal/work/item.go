@@ -31,7 +31,7 @@ type Item struct {
 	Left  places.Left // why it is no object to work on; it then has neither index nor size
 
 	Since time.Time   // when work on it may have begun before this try; zero on the first one
-	tell  func(n int) // is called with the number of bytes of each read
+	tell  func(n int) // called with the number of bytes of each read
 }
 
 // BesideInstruction returns the object to which an instruction file belongs by its name, and

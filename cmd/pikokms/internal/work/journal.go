@@ -28,7 +28,7 @@ type Journal struct {
 	File  *os.File
 	Path  string
 	job   JournaledJob
-	again bool // the job was begun by a process before this one
+	again bool // an earlier process began the job
 
 	records recordWriter
 	blocks  [][]byte       // of the stored plan
@@ -80,7 +80,8 @@ const saveEvery = 200 * time.Millisecond
 // blocksInWrite is how many blocks of the plan are written at once.
 const blocksInWrite = 50
 
-// NewJournaledJob describes a job. The texts of what together define what is done.
+// NewJournaledJob describes a job. The texts of what identify it: they are all that defines what is
+// done.
 func NewJournaledJob(about string, what []string) JournaledJob {
 	text, err := json.Marshal(what)
 	if err != nil {
@@ -254,7 +255,7 @@ func (j *Journal) LoadPlan(p *Plan) (bool, error) {
 			return true, j.blame(errDamaged(errPlan.Error()))
 		}
 	}
-	// Blocks behind these are of a listing that was not stored to its end.
+	// Further blocks are of a listing that was not stored to its end.
 	blocks := j.blocks[:j.planned.Blocks]
 	j.blocks = nil
 	p.Unlisted = j.planned.Unlisted

@@ -9,7 +9,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// leftText counts what is left out by its kind, for the last line.
+// leftText returns the counts of what is left out, by kind, for the last line.
 func (p *Plan) leftText() string {
 	var all []string
 	for kind, n := range p.left {
@@ -53,7 +53,7 @@ func (p *Plan) LeftAdvice() string {
 	return fmt.Sprintf("%d of what is left out may hold content; --exclude leaves it out knowingly", p.LeftContent())
 }
 
-// leftNamed is how many things that are left out are named on standard error.
+// leftNamed is how many of the things that are left out are named on standard error.
 const leftNamed = 20
 
 // sayLeft names what is left out and may hold content.

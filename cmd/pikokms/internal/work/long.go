@@ -82,7 +82,7 @@ func (l *longWork) AddLong(command *cobra.Command) {
 	console.AddTopics(command, "long-work")
 }
 
-// Use prepares the KEYs of a flag for many objects.
+// Use prepares the KEYs of a flag for work on many objects.
 func (l *longWork) Use(flag string, keys []*keys.Key) error {
 	if l.kmsRate < 0 || math.IsNaN(l.kmsRate) || math.IsInf(l.kmsRate, 0) {
 		return console.Usage(fmt.Errorf("--kms-rate is %v; give the calls in a second, or 0 for no bound", l.kmsRate))
@@ -170,34 +170,32 @@ func (l *longWork) restore(p *Plan, m *monitor, report *reportFile) (iter.Seq[It
 	isDone := func(index int64) bool { return done[index/64]&(1<<(index%64)) != 0 }
 	next, stop := iter.Pull(p.All())
 	defer stop()
-	var i Item
-	ok, begun := false, false
+	i, ok := Item{Index: -1}, true
 	err := l.journal.Outcomes(func(o JournaledOutcome) error {
 		if o.Result == ResultFailed {
 			return nil // it is tried again
 		}
-		for !begun || ok && i.Index < o.Index {
+		for ok && i.Index < o.Index {
 			i, ok = next()
-			begun = true
 		}
 		if !ok || i.Index != o.Index {
 			return errDamaged(errPlan.Error())
 		}
 		done[o.Index/64] |= 1 << (o.Index % 64)
 		o.Name = i.Title()
-		m.addBefore(o.Outcome, i)
+		m.addEarlier(o.Outcome, i)
 		return report.write(o.Outcome)
 	})
 	if err != nil {
 		return nil, err
 	}
-	begunBefore := l.journal.planned.Begun
+	begunAt := l.journal.planned.Begun
 	return func(yield func(Item) bool) {
 		for i := range p.All() {
 			if isDone(i.Index) {
 				continue
 			}
-			i.Since = begunBefore
+			i.Since = begunAt
 			if !yield(i) {
 				return
 			}
@@ -205,10 +203,10 @@ func (l *longWork) restore(p *Plan, m *monitor, report *reportFile) (iter.Seq[It
 	}, nil
 }
 
-// price is what a request of AWS KMS about a symmetric key costs in US dollars: $0.03 for 10,000
-// (AWS Key Management Service Pricing, https://aws.amazon.com/kms/pricing/). It leaves out the free
-// tier, and asymmetric keys have other prices.
-const price = 0.03 / 10_000
+// kmsRequestPrice is what a request of AWS KMS about a symmetric key costs in US dollars: $0.03 for
+// 10,000 (AWS Key Management Service Pricing, https://aws.amazon.com/kms/pricing/). It leaves out
+// the free tier, and asymmetric keys have other prices.
+const kmsRequestPrice = 0.03 / 10_000
 
 // calls returns how often key services were asked for data keys in this run.
 func (l *longWork) calls() (n int64) {
@@ -232,7 +230,7 @@ func (l *longWork) cost() string {
 	}
 	text := ", " + console.Count(calls, "KMS call")
 	if ofAWS > 0 {
-		text += fmt.Sprintf(" ($%s)", strings.TrimRight(fmt.Sprintf("%.6f", float64(ofAWS)*price), "0"))
+		text += fmt.Sprintf(" ($%s)", strings.TrimRight(fmt.Sprintf("%.6f", float64(ofAWS)*kmsRequestPrice), "0"))
 	}
 	return text
 }

@@ -57,7 +57,7 @@ func (t *target) checkKept(ctx context.Context, s *places.Source) error {
 	}
 	err = t.Allowed.Refuse(found)
 	if t.dryRun || err == nil {
-		t.lost.add(found)
+		t.notKept.add(found)
 	}
 	return err
 }

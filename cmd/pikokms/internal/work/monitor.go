@@ -17,8 +17,8 @@ type monitor struct {
 	word string
 	plan *Plan
 	from time.Time
-	read atomic.Int64 // bytes that were read in this run, also of objects that are being worked on
-	left int64        // bytes that there were to do when this run began
+	read atomic.Int64 // bytes that were read in this run, with those of objects that are being worked on
+	left int64        // bytes that were left to read when this run began
 
 	mu    sync.Mutex
 	total summary
@@ -31,13 +31,13 @@ func newMonitor(word string, p *Plan) *monitor {
 	return &monitor{word: word, plan: p, from: time.Now(), left: p.bytes}
 }
 
-// addBefore counts what an earlier run did.
-func (m *monitor) addBefore(o Outcome, i Item) {
+// addEarlier counts what an earlier run did.
+func (m *monitor) addEarlier(o Outcome, i Item) {
 	m.total.add(o)
 	if o.Result == resultSkipped {
-		m.total.skippedBefore++
+		m.total.skippedEarlier++
 	} else {
-		m.total.before++
+		m.total.earlier++
 	}
 	m.left -= max(i.Size, 0)
 }
@@ -70,9 +70,9 @@ func (m *monitor) text() string {
 	return text
 }
 
-// begin counts the bytes of an object as they are read. The caller calls end when the work on it is
-// over. The first PeekSize bytes, which are read before a key service is asked, are counted only
-// then: most of the work on a small object comes after it was read.
+// begin counts the bytes of an object as they are read. The caller calls end when the work on the
+// object is over. The first PeekSize bytes count only then: they are read before a key service is
+// asked, and most of the work on a small object comes after that.
 func (m *monitor) begin(i *Item) (end func()) {
 	var read, counted atomic.Int64
 	i.tell = func(n int) {
@@ -84,8 +84,8 @@ func (m *monitor) begin(i *Item) (end func()) {
 	return func() { m.read.Add(max(i.Size, 0) - counted.Load()) }
 }
 
-// add counts an outcome, and reports at once why an object failed. sayRest reports those that were
-// skipped.
+// add counts an outcome, and reports at once why an object failed. saySkipped reports those that
+// were skipped.
 func (m *monitor) add(o Outcome) {
 	m.mu.Lock()
 	m.total.add(o)
@@ -123,9 +123,9 @@ func (s *skips) add(o Outcome) {
 	entry.objects++
 }
 
-// sayRest reports how many objects were skipped, in a line for each reason. The file of --report
+// saySkipped reports how many objects were skipped, in a line for each reason. The file of --report
 // names each object.
-func (m *monitor) sayRest() {
+func (m *monitor) saySkipped() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, why := range m.skips.reasons {
@@ -153,7 +153,7 @@ func (m *monitor) fields(calls int64) []any {
 	sum := m.sum()
 	return []any{
 		"result", m.word, "objects", sum.done, "bytes", sum.bytes, "skipped", sum.skipped, "failed", sum.failed,
-		"before", sum.before + sum.skippedBefore, "total", m.plan.total(), "calls", calls, "seconds", time.Since(m.from).Seconds(),
+		"before", sum.earlier + sum.skippedEarlier, "total", m.plan.total(), "calls", calls, "seconds", time.Since(m.from).Seconds(),
 		"left_out", m.plan.leftFields(),
 	}
 }

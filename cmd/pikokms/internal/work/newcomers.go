@@ -29,9 +29,9 @@ func (e *Each) newcomers(ctx context.Context, p *Plan) error {
 		known = append(known, maphash.Comparable(seed, name{numbers[i.place], i.Key}))
 	}
 	slices.Sort(known)
-	now := &Plan{Places: p.Places}
+	current := &Plan{Places: p.Places}
 	for i := range p.Places {
-		if err := now.list(ctx, i, "", selected, nil); err != nil { // the plan has the command line's own files
+		if err := current.list(ctx, i, "", selected, nil); err != nil { // the plan has the command line's own files
 			return fmt.Errorf("what has come since it was listed: %w", err)
 		}
 	}
@@ -40,7 +40,7 @@ func (e *Each) newcomers(ctx context.Context, p *Plan) error {
 		out = strings.TrimSuffix(places.Absolute(flag.Value.String()), "/")
 	}
 	count, example := int64(0), ""
-	for i := range now.All() {
+	for i := range current.All() {
 		if _, ok := slices.BinarySearch(known, maphash.Comparable(seed, name{numbers[i.place], i.Key})); ok {
 			continue
 		}

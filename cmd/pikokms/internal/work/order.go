@@ -34,8 +34,7 @@ func InOrder[I, T any](ctx context.Context, jobs int, items iter.Seq[I], work fu
 	for result := range waiting {
 		if err := take(<-result); err != nil {
 			cancel()
-			for rest := range waiting { // each has a room for its result
-				_ = rest
+			for range waiting { // each has room for its result, so no work waits for ever
 			}
 			return err
 		}

@@ -33,7 +33,7 @@ func (s Skipped) Error() string { return string(s) }
 // summary counts outcomes.
 type summary struct {
 	done, bytes, skipped, failed int64
-	before, skippedBefore        int64 // those of done and of skipped that were so in an earlier run, by its journal
+	earlier, skippedEarlier      int64 // how many of done and of skipped come from an earlier run's journal
 }
 
 func (s *summary) add(o Outcome) {
@@ -52,15 +52,15 @@ func (s *summary) objects() int64 { return s.done + s.skipped + s.failed }
 
 func (s *summary) text(word string) string {
 	text := word + " " + console.Count(s.done, "object")
-	if s.before > 0 {
-		text += fmt.Sprintf(" (%d of them before)", s.before)
+	if s.earlier > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.earlier)
 	}
 	text += " of " + console.SizeText(s.bytes)
 	if s.skipped > 0 {
 		text += fmt.Sprintf(", %d skipped", s.skipped)
 	}
-	if s.skippedBefore > 0 {
-		text += fmt.Sprintf(" (%d of them before)", s.skippedBefore)
+	if s.skippedEarlier > 0 {
+		text += fmt.Sprintf(" (%d of them before)", s.skippedEarlier)
 	}
 	if s.failed > 0 {
 		text += fmt.Sprintf(", %d failed", s.failed)

@@ -21,20 +21,20 @@ type placed struct {
 	plan  *Plan
 	since time.Time // when an earlier run of the job began, if there was one
 
-	mu   sync.Mutex
-	seed maphash.Seed
-	by   map[uint64]int64 // indexes of objects by what was made of them: a file by its identity, others by their key
+	mu      sync.Mutex
+	seed    maphash.Seed
+	indexes map[uint64]int64 // indexes of objects by their results: files by their identity, others by their key
 }
 
 func newPlaced(p *Plan) *placed {
-	return &placed{plan: p, seed: maphash.MakeSeed(), by: make(map[uint64]int64)}
+	return &placed{plan: p, seed: maphash.MakeSeed(), indexes: make(map[uint64]int64)}
 }
 
-// check returns an error if the result was made of an object other than this one.
+// check returns an error if a target was made of another object than from.
 func (p *placed) check(made any, from Item) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	index, ok := p.by[maphash.Comparable(p.seed, made)]
+	index, ok := p.indexes[maphash.Comparable(p.seed, made)]
 	if !ok || index == from.Index {
 		return nil
 	}
@@ -46,17 +46,17 @@ func (p *placed) check(made any, from Item) error {
 	return errPlan // an index in by is one of the plan
 }
 
-// note records what is made of an object.
+// note records that a target is made of an object.
 func (p *placed) note(made any, from Item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.by[maphash.Comparable(p.seed, made)] = from.Index
+	p.indexes[maphash.Comparable(p.seed, made)] = from.Index
 }
 
 func (p *placed) forget(made any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.by, maphash.Comparable(p.seed, made))
+	delete(p.indexes, maphash.Comparable(p.seed, made))
 }
 
 // errPlacedBefore means that an earlier run of a job may have put something there.

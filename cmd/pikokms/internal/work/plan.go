@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"piko.sh/pikokms/cmd/pikokms/internal/console"
@@ -17,15 +18,7 @@ import (
 
 // isOneOf reports whether a file is one of others, maybe under another name.
 func isOneOf(file os.FileInfo, others []os.FileInfo) bool {
-	if file == nil {
-		return false
-	}
-	for _, other := range others {
-		if os.SameFile(file, other) {
-			return true
-		}
-	}
-	return false
+	return file != nil && slices.ContainsFunc(others, func(other os.FileInfo) bool { return os.SameFile(file, other) })
 }
 
 // Plan is the objects to work on, as they were listed before the work began. A name is stored
@@ -35,8 +28,8 @@ type Plan struct {
 	Places         []*places.Place
 	Objects, bytes int64
 	left           [len(places.LeftKinds)]int64 // how many things of each kind are left out
-	Unlisted       []unlisted
-	report         *reportFile // of the work on them
+	Unlisted       []unlisted                   // folders that could not be listed
+	report         *reportFile                  // of the work on them
 
 	blocks   [][]byte
 	inBlock  int    // names in the last block
@@ -58,7 +51,7 @@ func (p *Plan) total() int64 { return p.Objects + int64(len(p.Unlisted)) }
 // namesInBlock is how many names a block of a plan has. The first of them is stored whole.
 const namesInBlock = 1000
 
-// add adds an object. The number place is the index of its place in places.
+// add adds an object. The number place is the index of its place in Places.
 func (p *Plan) add(place int, key string, size int64) {
 	if len(p.blocks) == 0 || p.inBlock == namesInBlock {
 		p.blocks = append(p.blocks, make([]byte, 0, 16<<10))
@@ -83,10 +76,11 @@ func (p *Plan) add(place int, key string, size int64) {
 	p.bytes += max(size, 0)
 }
 
-// leaveOut adds what is no object to work on.
+// leaveOut adds something that is not worked on, and why.
 func (p *Plan) leaveOut(place int, key string, kind places.Left) { p.add(place, key, -1-int64(kind)) }
 
-// leftOfSize returns the kind of what was added by leaveOut, and 0 for the size of an object.
+// leftOfSize returns the kind that leaveOut stored in place of a size. It is 0 for the size of an
+// object.
 func leftOfSize(size int64) places.Left {
 	if size >= -1 || size < -int64(len(places.LeftKinds)) {
 		return 0
@@ -176,6 +170,7 @@ func (p *Plan) LeftOut() iter.Seq[Item] {
 	}
 }
 
+// everything yields the objects and what is left out, in the order in which they were added.
 func (p *Plan) everything() iter.Seq[Item] {
 	return func(yield func(Item) bool) {
 		first, more := int64(0), true
@@ -192,8 +187,8 @@ func (p *Plan) everything() iter.Seq[Item] {
 	}
 }
 
-// isMany reports whether OUT must have room for several objects.
-func (p *Plan) isMany() bool { return len(p.Places) > 1 || p.Places[0].IsMany() }
+// needsSeveral reports whether OUT must have room for several objects.
+func (p *Plan) needsSeveral() bool { return len(p.Places) > 1 || p.Places[0].IsMany() }
 
 // names returns the names of the places, in a sentence.
 func (p *Plan) names() string {

@@ -12,8 +12,9 @@ import (
 // DoneBefore means that an object was worked on before the work was interrupted.
 const DoneBefore = Skipped("it was done before the interruption")
 
-// recognise returns DoneBefore if the result of an object is in its place already: the work on it may
-// have been interrupted before it was noted down as done, or a service's answer may have been lost.
+// recognise returns DoneBefore if the result of an object is in its place already. The work on the
+// object may have been interrupted before the journal had it, or a service's answer may have been
+// lost.
 func (t *target) recognise(ctx context.Context, j Job, i, to Item) error {
 	if t.place == nil || i.Since.IsZero() {
 		return nil // an object in place is recognised by Job.Judge
@@ -43,5 +44,6 @@ func (t *target) recognise(ctx context.Context, j Job, i, to Item) error {
 // clockSlack is how much the clock of a bucket or a file system may be behind ours.
 const clockSlack = time.Minute
 
-// IsSince reports whether something was stored after work on an object may have begun.
+// IsSince reports whether something was stored after an earlier try or run may have begun to work
+// on an object.
 func IsSince(modTime time.Time, i Item) bool { return !modTime.Before(i.Since.Add(-clockSlack)) }

@@ -77,9 +77,8 @@ type recordsEnd struct {
 	number uint64 // of records
 }
 
-// readRecords calls take with each record of a file, and returns where they end. What is behind
-// that is a part of a record that was being written when a process was killed or a computer went
-// down.
+// readRecords calls take with each record of a file, and returns where they end. After that there
+// may be a part of a record, if a process was killed or a computer went down while it was written.
 func readRecords(file *os.File, take func(kind byte, content []byte) error) (end recordsEnd, err error) {
 	info, err := file.Stat()
 	if err != nil {

@@ -52,10 +52,7 @@ func newReport(f *os.File, empties bool) *reportFile {
 
 // begin empties the file.
 func (r *reportFile) begin() error {
-	if r == nil {
-		return nil
-	}
-	if !r.empties {
+	if r == nil || !r.empties {
 		return nil
 	}
 	return blameReport(r.file.Truncate(0))

@@ -7,7 +7,7 @@ import (
 	"piko.sh/pikokms/cmd/pikokms/internal/places"
 )
 
-// retry works on an object. It tries again after failures that may pass, up to five times in all,
+// retry works on an object. After an error that may pass it tries again, up to five times in all,
 // unless the run is to stop.
 func retry[T any](ctx context.Context, i Item, stop *stopping, work func(context.Context, Item) (T, error)) (T, error) {
 	begun := time.Now()

@@ -71,7 +71,7 @@ func (s *stopping) isAsked() bool {
 	}
 }
 
-// count counts the outcome of an object. A skipped object counts for nothing: it did not need the
+// count counts the outcome of an object. A skipped object does not count, since it did not need the
 // services.
 func (s *stopping) count(err error) {
 	_, isSkipped := errors.AsType[Skipped](err)

@@ -21,19 +21,19 @@ import (
 // target is where results go.
 type target struct {
 	place   *places.Place // nil if each result takes the place of its source
-	several bool          // whether the objects of a folder or a bucket go below its own name
+	several bool          // whether results go to a folder of the name of their source's place
 	replace bool          // whether a result may take the place of another object
 	rename  func(key string) (string, error)
 	places.Writing
-	dryRun bool
-	lost   losses
-	placed *placed
+	dryRun  bool
+	notKept losses
+	placed  *placed
 }
 
 // openTarget opens OUT. Several sources need a folder or a bucket.
-func openTarget(ctx context.Context, at places.Opener, out string, several bool) (*places.Place, error) {
+func openTarget(ctx context.Context, opener places.Opener, out string, several bool) (*places.Place, error) {
 	if strings.Contains(out, "://") {
-		p, err := at.OpenBucket(ctx, out)
+		p, err := opener.OpenBucket(ctx, out)
 		if err == nil && several && !p.IsMany() {
 			return nil, console.Usage(errors.Join(fmt.Errorf("-o %s names one object; end it in a slash to have several below it", p.Name), p.Close()))
 		}
@@ -44,7 +44,7 @@ func openTarget(ctx context.Context, at places.Opener, out string, several bool)
 		return nil, console.Usage(fmt.Errorf("-o %s is a file; name a folder to have several below it", out))
 	}
 	if several || err == nil && info.IsDir() || os.IsPathSeparator(out[len(out)-1]) {
-		return at.OpenFolder(out)
+		return opener.OpenFolder(out)
 	}
 	return &places.Place{Name: out, Path: out}, nil
 }
@@ -98,9 +98,8 @@ func (t *target) checkFree(ctx context.Context, to, from Item) error {
 	return places.OfStorage(err)
 }
 
-// put stores the result that was made of s. The result appears when it is whole. It replaces the
-// object that was read if it goes in its place. Elsewhere it replaces something only if t.replace
-// is set.
+// put stores the result that was made of s, which appears when it is whole. In place, it replaces
+// the object that was read. Elsewhere it replaces something only if t.replace is set.
 func (t *target) put(ctx context.Context, to, from Item, s *places.Source, content io.Reader) error {
 	inPlace := t.place == nil
 	switch {

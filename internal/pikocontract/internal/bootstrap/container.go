@@ -1,5 +1,5 @@
-// Package bootstrap stands in for Piko's package of that path: it declares what an option of an
-// application is. A Piko application has Piko's own in its place.
+// Package bootstrap stands in for Piko's package of that path: it declares the options of an
+// application. A Piko application has Piko's own in its place.
 package bootstrap
 
 import (

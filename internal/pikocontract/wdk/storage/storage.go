@@ -163,10 +163,10 @@ type (
 	}
 )
 
-// HasErrors tells whether an object of the batch failed.
+// HasErrors reports whether an object of the batch failed.
 func (r *BatchResult) HasErrors() bool { return r.TotalFailed > 0 }
 
-// IsPartialSuccess tells whether some objects of the batch failed and some did not.
+// IsPartialSuccess reports whether some objects of the batch failed and some did not.
 func (r *BatchResult) IsPartialSuccess() bool { return r.TotalFailed > 0 && r.TotalSuccessful > 0 }
 
 // ProviderOption configures a provider.
@@ -186,5 +186,5 @@ func DefaultMultipartConfig() MultipartUploadConfig {
 	return MultipartUploadConfig{PartSize: 100 << 20, Concurrency: 5, EnableChecksum: true, MaxRetries: 3}
 }
 
-// IsRetryableError tells whether Piko tries an operation again after err.
+// IsRetryableError reports whether Piko tries an operation again after err.
 func IsRetryableError(err error) bool { return retryable(err) }

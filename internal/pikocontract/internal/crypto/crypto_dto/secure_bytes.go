@@ -87,7 +87,7 @@ func (s *SecureBytes) WithAccess(operation func(data []byte) error) error {
 	return operation(s.data)
 }
 
-// Clone returns a copy with a life of its own.
+// Clone returns a copy, which is closed on its own.
 func (s *SecureBytes) Clone() (*SecureBytes, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -2,16 +2,16 @@ package encrypted
 
 import "sync"
 
-// lately is a cache of the values that were put last. It drops older ones to bound its size. It is
-// safe for concurrent use.
-type lately[V any] struct {
+// recentCache is a cache of the values that were put last. It bounds its size by dropping older
+// ones. It is safe for concurrent use.
+type recentCache[V any] struct {
 	most int // values in each of the two generations
 
 	mu         sync.Mutex
 	young, old map[string]V
 }
 
-func (l *lately[V]) get(name string) (V, bool) {
+func (l *recentCache[V]) get(name string) (V, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	v, ok := l.young[name]
@@ -21,7 +21,7 @@ func (l *lately[V]) get(name string) (V, bool) {
 	return v, ok
 }
 
-func (l *lately[V]) put(name string, v V) {
+func (l *recentCache[V]) put(name string, v V) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.young) >= l.most {
@@ -33,7 +33,7 @@ func (l *lately[V]) put(name string, v V) {
 	l.young[name] = v
 }
 
-func (l *lately[V]) drop(name string) {
+func (l *recentCache[V]) drop(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.young, name)
