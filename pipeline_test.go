@@ -255,7 +255,7 @@ func TestBreakerUnderKMS(t *testing.T) {
 	require.NoError(t, f.Put(t.Context(), "before", strings.NewReader("content")))
 	calls.take()
 
-	calls.down = true
+	calls.setDown(true)
 	for range outagesToOpen {
 		err := f.Put(t.Context(), "during", strings.NewReader("content"))
 		require.ErrorIs(t, err, provider.ErrProviderUnavailable)
@@ -263,7 +263,7 @@ func TestBreakerUnderKMS(t *testing.T) {
 	}
 	require.Equal(t, map[string]int{"GenerateDataKey": outagesToOpen}, calls.take())
 	require.Equal(t, service.StateOpen, f.CryptoService().State())
-	calls.down = false
+	calls.setDown(false)
 	begin := time.Now()
 	for range 1000 {
 		require.ErrorIs(t, f.Put(t.Context(), "during", strings.NewReader("content")), service.ErrBreakerOpen)

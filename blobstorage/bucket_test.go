@@ -43,6 +43,11 @@ import (
 const frameOverhead = 32
 
 func TestMain(m *testing.M) {
+	for _, name := range []string{"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"} {
+		os.Unsetenv(name) // as the machine is configured
+	}
+	os.Setenv("AWS_CONFIG_FILE", os.DevNull)
+	os.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
 	os.Setenv("AWS_ACCESS_KEY_ID", emulator.Credentials)
 	os.Setenv("AWS_SECRET_ACCESS_KEY", emulator.Credentials)
 	os.Exit(m.Run())

@@ -212,9 +212,16 @@ func TestStalledCallsEndWithTheirCaller(t *testing.T) {
 			key := server.CreateKey(kmstest.Key{})
 			client := newClient(t, server, key.Region)
 			server.Inject(kmstest.Fault{Times: 1, Do: action})
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			_, err := client.Encrypt(ctx, &kms.EncryptInput{KeyId: &key.ARN, Plaintext: []byte("x")})
+			done := make(chan error)
+			go func() {
+				_, err := client.Encrypt(ctx, &kms.EncryptInput{KeyId: &key.ARN, Plaintext: []byte("x")})
+				done <- err
+			}()
+			require.Eventually(t, func() bool { return server.Calls("Encrypt") == 1 }, time.Minute, time.Millisecond)
+			time.AfterFunc(50*time.Millisecond, cancel)
+			err := <-done
 			require.Error(t, err)
 			require.Empty(t, code(err))
 			_, err = client.Encrypt(t.Context(), &kms.EncryptInput{KeyId: &key.ARN, Plaintext: []byte("x")})

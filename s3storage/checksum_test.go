@@ -71,13 +71,13 @@ func checksums(t *testing.T, b *bucket, key string) map[s3types.ChecksumAlgorith
 func TestAClientDecidesWhetherChecksumsAreVerified(t *testing.T) {
 	b := newBucketInMemory()
 	var asked []string
-	b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+	b.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodGet {
 			asked = append(asked, r.Header.Get("X-Amz-Checksum-Mode"))
 			w.Header().Set("X-Amz-Checksum-Crc32", "AAAAAA==")
 		}
 		return false
-	}
+	})
 	for validation, verifies := range map[aws.ResponseChecksumValidation]bool{
 		aws.ResponseChecksumValidationWhenRequired: false, aws.ResponseChecksumValidationWhenSupported: true, aws.ResponseChecksumValidationUnset: true,
 	} {

@@ -203,13 +203,13 @@ func TestALostAnswerToAReplacement(t *testing.T) {
 			transport.calls = &adversary.Calls{Fails: func(n int) bool { return n == c.loses }}
 			require.NoError(t, storage.PutIf(t.Context(), "object", version, bytes.NewReader(c.replacement)))
 			require.Equal(t, c.made, transport.calls.Made(), c.says)
-			require.True(t, bytes.Equal(c.replacement, b.objects["object"]))
+			require.True(t, bytes.Equal(c.replacement, b.content("object")))
 
 			// What another has put is another's.
 			transport.calls = &adversary.Calls{}
 			err = storage.PutIf(t.Context(), "object", version, bytes.NewReader([]byte("mine")))
 			require.ErrorIs(t, err, pikokms.ErrChanged)
-			require.True(t, bytes.Equal(c.replacement, b.objects["object"]))
+			require.True(t, bytes.Equal(c.replacement, b.content("object")))
 		})
 	}
 }

@@ -66,14 +66,14 @@ func readAll(t *testing.T, host *pikokms.Host, key string) []byte {
 // A key that leaves no room for an instruction file's is that of an object without one.
 func TestLongestKeys(t *testing.T) {
 	b := newBucketInMemory()
-	b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+	b.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 		if _, key, _ := strings.Cut(r.URL.Path[1:], "/"); len(key) <= 1024 {
 			return false
 		}
 		w.WriteHeader(http.StatusBadRequest)
 		_, _ = io.WriteString(w, "<Error><Code>KeyTooLongError</Code><Message>Your key is too long</Message></Error>")
 		return true
-	}
+	})
 	storage := s3storage.New(b.serve(t), "bucket")
 	host := readClients(t).host(t, storage, pikokms.AllowPlaintext())
 	key := strings.Repeat("k", 1024)
@@ -101,14 +101,14 @@ func TestReplacedInstructionFileStays(t *testing.T) {
 			}
 			b.objects["object.instruction"] = []byte(o.Instruction)
 			const another = `{"x-amz-3":"another"}`
-			b.lie = func(_ http.ResponseWriter, r *http.Request) bool {
+			b.setLie(func(_ http.ResponseWriter, r *http.Request) bool {
 				if r.Method == method && strings.HasSuffix(r.URL.Path, "/object.instruction") {
 					b.mu.Lock()
 					defer b.mu.Unlock()
 					b.objects["object.instruction"] = []byte(another)
 				}
 				return false
-			}
+			})
 			client := b.serve(t)
 			if method == http.MethodDelete { // only AWS's own endpoint surely has the condition
 				client = s3.New(client.Options(), func(o *s3.Options) { o.HTTPClient, o.BaseEndpoint = &redirecting{*o.BaseEndpoint}, nil })

@@ -195,7 +195,7 @@ func TestAnExpiryThatIsNoDateIsKept(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, storage.Replace(t.Context(), v, bytes.NewReader(noise(size))))
 		require.NoError(t, v.Body.Close())
-		require.Equal(t, "0", b.headers["object"].Get("Expires"))
+		require.Equal(t, "0", b.header("object").Get("Expires"))
 	}
 }
 
@@ -288,7 +288,7 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 			storage := s3storage.New(client, "bucket")
 			require.NoError(t, storage.Put(t.Context(), "object", strings.NewReader("first")))
 			var questions []string
-			b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+			b.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 				w.Header().Set("X-Amz-Version-Id", "1")
 				for name, values := range c.headers {
 					w.Header()[name] = values
@@ -314,7 +314,7 @@ func TestWhatCannotBeKeptIsRefused(t *testing.T) {
 					return true
 				}
 				return false
-			}
+			})
 			v, err := storage.OpenVersion(t.Context(), "object", "")
 			require.NoError(t, err)
 			defer v.Body.Close()
@@ -393,7 +393,7 @@ func TestObjectsOfTheS3EncryptionClientAreNotReplaced(t *testing.T) {
 					continue
 				}
 				require.ErrorIs(t, err, s3ec.ErrS3EncryptionClient, door)
-				require.Len(t, b.objects, 1)
+				require.Len(t, b.keys(), 1)
 				require.Equal(t, "first", string(b.content("object")), door)
 			}
 			if c.is {
@@ -448,10 +448,10 @@ func TestCopiesKeepWhatIsNotTheBucketsOwn(t *testing.T) {
 func TestCopiesFromAnotherService(t *testing.T) {
 	b := newBucketInMemory()
 	storage := s3storage.New(b.serve(t), "bucket")
-	b.lie = func(_ http.ResponseWriter, r *http.Request) bool {
+	b.setLie(func(_ http.ResponseWriter, r *http.Request) bool {
 		require.False(t, r.URL.Query().Has("tagging"), "there are no tags to ask for")
 		return false
-	}
+	})
 	like := func(metadata map[string]string) *s3storage.Version {
 		return &s3storage.Version{GetObjectOutput: &s3.GetObjectOutput{
 			ContentType: aws.String("text/plain"), ContentLanguage: aws.String("cy"), Metadata: metadata,
@@ -460,14 +460,14 @@ func TestCopiesFromAnotherService(t *testing.T) {
 	require.NoError(t, storage.PutLike(t.Context(), "a", like(map[string]string{"color": "blue"}), strings.NewReader("x")))
 	require.NoError(t, storage.PutNew(t.Context(), "b", like(nil), strings.NewReader("x")))
 	for key, color := range map[string]string{"a": "blue", "b": ""} {
-		require.Equal(t, "text/plain", b.headers[key].Get("Content-Type"))
-		require.Equal(t, "cy", b.headers[key].Get("Content-Language"))
-		require.Equal(t, color, b.headers[key].Get("X-Amz-Meta-Color"))
+		require.Equal(t, "text/plain", b.header(key).Get("Content-Type"))
+		require.Equal(t, "cy", b.header(key).Get("Content-Language"))
+		require.Equal(t, color, b.header(key).Get("X-Amz-Meta-Color"))
 	}
 	clients := like(map[string]string{"x-amz-key-v2": "a2V5", "x-amz-iv": "aXY="})
 	require.ErrorIs(t, storage.PutLike(t.Context(), "c", clients, strings.NewReader("x")), s3ec.ErrS3EncryptionClient)
 	require.ErrorIs(t, storage.Replace(t.Context(), like(nil), strings.NewReader("x")), s3storage.ErrNoConditions)
-	require.Len(t, b.objects, 2)
+	require.Len(t, b.keys(), 2)
 }
 
 // TestOneRefusedQuestionIsNoAnswerForAll has a service that takes one key's question for tags
@@ -478,7 +478,7 @@ func TestOneRefusedQuestionIsNoAnswerForAll(t *testing.T) {
 	for _, key := range []string{"amiss", "object"} {
 		require.NoError(t, storage.Put(t.Context(), key, strings.NewReader("first")))
 	}
-	b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+	b.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 		if !r.URL.Query().Has("tagging") {
 			return false
 		}
@@ -489,7 +489,7 @@ func TestOneRefusedQuestionIsNoAnswerForAll(t *testing.T) {
 			_, _ = io.WriteString(w, "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>")
 		}
 		return true
-	}
+	})
 	for _, key := range []string{"amiss", "object"} {
 		v, err := storage.OpenVersion(t.Context(), key, "")
 		require.NoError(t, err)
@@ -501,7 +501,7 @@ func TestOneRefusedQuestionIsNoAnswerForAll(t *testing.T) {
 			continue
 		}
 		require.NoError(t, err)
-		require.Equal(t, "a=b", b.headers[key].Get("X-Amz-Tagging"))
+		require.Equal(t, "a=b", b.header(key).Get("X-Amz-Tagging"))
 	}
 	require.ErrorIs(t, storage.Replace(t.Context(), &s3storage.Version{Key: "object"}, strings.NewReader("x")), s3storage.ErrNoConditions, "it was not opened")
 }

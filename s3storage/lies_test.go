@@ -140,7 +140,7 @@ func TestNoLieIsTakenForTruth(t *testing.T) {
 			if err := do(ctx, x, content); err != nil {
 				return err
 			}
-			x.memory.lie = nil
+			x.memory.setLie(nil)
 			require.True(t, bytes.Equal(replacement, get(t, x.honest, "object")), "it says that it is stored")
 			return nil
 		}
@@ -234,7 +234,7 @@ func TestNoLieIsTakenForTruth(t *testing.T) {
 			var err error
 			x.version, err = x.storage.OpenVersion(t.Context(), "object", "")
 			require.NoError(t, err)
-			memory.lie = func(w http.ResponseWriter, r *http.Request) bool {
+			memory.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 				if r.Header.Get("honest") != "" {
 					return false
 				}
@@ -249,7 +249,7 @@ func TestNoLieIsTakenForTruth(t *testing.T) {
 				memory.ServeHTTP(truth, r)
 				lie.answer(truth, w, r)
 				return true
-			}
+			})
 			t.Run(doorName+" × "+lieName, func(t *testing.T) {
 				begin := time.Now()
 				err := door(t.Context(), t, x)

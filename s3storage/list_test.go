@@ -35,7 +35,7 @@ func listed(token string, keys ...string) string {
 func pages(t *testing.T, bucket string, byToken map[string]string) *s3storage.Storage {
 	b := newBucketInMemory()
 	n := 0
-	b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+	b.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 		n++
 		page, ok := byToken[r.URL.Query().Get("continuation-token")]
 		if !ok {
@@ -44,7 +44,7 @@ func pages(t *testing.T, bucket string, byToken map[string]string) *s3storage.St
 		w.Header().Set("Content-Type", "application/xml")
 		_, _ = io.WriteString(w, page)
 		return true
-	}
+	})
 	return s3storage.New(b.serve(t, func(o *s3.Options) { o.DisableS3ExpressSessionAuth = aws.Bool(true) }), bucket)
 }
 

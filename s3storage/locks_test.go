@@ -58,7 +58,7 @@ func TestLocksAreAskedForWhereTheAnswerHidesThem(t *testing.T) {
 				_, _ = io.WriteString(w, text)
 				return true
 			}
-			b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+			b.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 				query := r.URL.Query()
 				if query.Has("object-lock") {
 					return answer(w, c.bucket, "ObjectLockConfigurationNotFoundError")
@@ -85,7 +85,7 @@ func TestLocksAreAskedForWhereTheAnswerHidesThem(t *testing.T) {
 					}
 				}
 				return false
-			}
+			})
 			storage := s3storage.New(b.serve(t), "b")
 			v, err := storage.OpenVersion(t.Context(), "object", "")
 			require.NoError(t, err)

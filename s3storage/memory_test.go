@@ -25,9 +25,8 @@ import (
 // bucketInMemory answers those requests of S3 that the storage makes, over HTTP, without a check of
 // signatures and checksums. It lies if lie is set and answers a request itself, or changes it.
 type bucketInMemory struct {
-	lie func(w http.ResponseWriter, r *http.Request) (answered bool)
-
-	mu      sync.Mutex
+	mu      sync.Mutex // of all that follows
+	lie     func(w http.ResponseWriter, r *http.Request) (answered bool)
 	objects map[string][]byte
 	headers map[string]http.Header    // of the requests that put the objects
 	uploads map[string]map[int][]byte // parts, by the upload's ID
@@ -50,6 +49,34 @@ func (b *bucketInMemory) serve(t *testing.T, options ...func(*s3.Options)) *s3.C
 	return s3.New(s3.Options{
 		Region: "eu-west-1", BaseEndpoint: &server.URL, UsePathStyle: true, Credentials: login(), Retryer: aws.NopRetryer{},
 	}, options...)
+}
+
+// setLie sets the lie of the requests that follow. Those that still run keep theirs.
+func (b *bucketInMemory) setLie(lie func(w http.ResponseWriter, r *http.Request) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lie = lie
+}
+
+// keys returns the keys of the objects.
+func (b *bucketInMemory) keys() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Sorted(maps.Keys(b.objects))
+}
+
+// unfinished returns the IDs of the uploads that were neither completed nor aborted.
+func (b *bucketInMemory) unfinished() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Sorted(maps.Keys(b.uploads))
+}
+
+// header returns the header of the request that put an object.
+func (b *bucketInMemory) header(key string) http.Header {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.headers[key]
 }
 
 // content returns an object as it is stored.
@@ -85,7 +112,10 @@ func plain(r *http.Request) ([]byte, error) {
 func (b *bucketInMemory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	content, err := plain(r)
 	r.Body = io.NopCloser(bytes.NewReader(content))
-	if b.lie != nil && b.lie(w, r) {
+	b.mu.Lock()
+	lie := b.lie
+	b.mu.Unlock()
+	if lie != nil && lie(w, r) {
 		return
 	}
 	if err != nil {

@@ -23,7 +23,7 @@ func TestOpenReadsNoMoreThanItAskedFor(t *testing.T) {
 	const whole = 1 << 30
 	for _, header := range []string{"", "bytes 0-4095/1073741824"} {
 		b := newBucketInMemory()
-		b.lie = func(w http.ResponseWriter, _ *http.Request) bool {
+		b.setLie(func(w http.ResponseWriter, _ *http.Request) bool {
 			w.Header().Set("ETag", `"x"`)
 			w.Header().Set("Content-Length", strconv.Itoa(whole))
 			if header != "" {
@@ -37,7 +37,7 @@ func TestOpenReadsNoMoreThanItAskedFor(t *testing.T) {
 				}
 			}
 			return true
-		}
+		})
 		storage := s3storage.New(b.serve(t), "bucket")
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -84,7 +84,7 @@ func TestRangesAreTheOnesAskedFor(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d %q, %d bytes", c.status, c.header, len(c.body)), func(t *testing.T) {
 			b := newBucketInMemory()
-			b.lie = func(w http.ResponseWriter, _ *http.Request) bool {
+			b.setLie(func(w http.ResponseWriter, _ *http.Request) bool {
 				w.Header().Set("ETag", `"x"`)
 				w.Header().Set("Content-Length", strconv.Itoa(len(c.body)))
 				if c.header != "" {
@@ -93,7 +93,7 @@ func TestRangesAreTheOnesAskedFor(t *testing.T) {
 				w.WriteHeader(c.status)
 				_, _ = w.Write(c.body)
 				return true
-			}
+			})
 			o, err := s3storage.New(b.serve(t), "bucket").Open(t.Context(), "object")
 			if c.size < 0 {
 				require.ErrorIs(t, err, s3storage.ErrAnswer)
@@ -114,7 +114,7 @@ func TestRangesAreTheOnesAskedFor(t *testing.T) {
 func TestLaterRangesAreOfTheSameObject(t *testing.T) {
 	for _, size := range []int{100_000, 50_000} {
 		b := newBucketInMemory()
-		b.lie = func(_ http.ResponseWriter, r *http.Request) bool { r.Header.Del("If-Match"); return false }
+		b.setLie(func(_ http.ResponseWriter, r *http.Request) bool { r.Header.Del("If-Match"); return false })
 		storage := s3storage.New(b.serve(t), "bucket")
 		require.NoError(t, storage.Put(t.Context(), "object", bytes.NewReader(noise(100_000))))
 		o, err := storage.Open(t.Context(), "object")

@@ -63,7 +63,7 @@ func TestUploadsAreThereOrAnError(t *testing.T) {
 					storage := s3storage.New(b.serve(t), "bucket", s3storage.WithParts(5<<20, 3))
 					require.NoError(t, storage.Put(t.Context(), "object", bytes.NewReader(older[:size])), "one of the same size is there before")
 					busy := false
-					b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+					b.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 						if busy || !isComplete(r) && !isPut(r) {
 							return false
 						}
@@ -75,7 +75,7 @@ func TestUploadsAreThereOrAnError(t *testing.T) {
 						w.Header().Del("ETag")
 						_, _ = io.WriteString(w, body)
 						return true
-					}
+					})
 					source := io.Reader(bytes.NewReader(content))
 					if known {
 						source = sized{bytes.NewReader(content)}
@@ -91,7 +91,7 @@ func TestUploadsAreThereOrAnError(t *testing.T) {
 					if err == nil {
 						require.True(t, bytes.Equal(content, b.content("object")), name)
 					}
-					require.Empty(t, b.uploads, name)
+					require.Empty(t, b.unfinished(), name)
 				}
 			}
 		}
@@ -105,7 +105,7 @@ func TestAFailureAfterTheObjectWasStored(t *testing.T) {
 		b := newBucketInMemory()
 		storage := s3storage.New(b.serve(t), "bucket")
 		busy, gets := false, 0
-		b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+		b.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method == http.MethodGet {
 				gets++
 			}
@@ -118,7 +118,7 @@ func TestAFailureAfterTheObjectWasStored(t *testing.T) {
 			w.WriteHeader(status)
 			_, _ = io.WriteString(w, "<Error><Code>Odd</Code></Error>")
 			return true
-		}
+		})
 		err := storage.Put(t.Context(), "object", bytes.NewReader(noise(1000)))
 		require.Equal(t, looked, err == nil, "%d: %v", status, err)
 		require.Equal(t, looked, gets > 0, status)
@@ -137,11 +137,11 @@ func TestPartsAreThereOrAnError(t *testing.T) {
 		},
 	} {
 		b := newBucketInMemory()
-		b.lie = lie
+		b.setLie(lie)
 		err := s3storage.New(b.serve(t), "bucket", s3storage.WithParts(5<<20, 3)).Put(t.Context(), "object", bytes.NewReader(noise(inParts)))
 		require.ErrorIs(t, err, s3storage.ErrAnswer, name)
-		require.Empty(t, b.uploads, name)
-		require.Empty(t, b.objects, name)
+		require.Empty(t, b.unfinished(), name)
+		require.Empty(t, b.keys(), name)
 	}
 }
 
@@ -206,13 +206,13 @@ func TestServicesWithoutConditions(t *testing.T) {
 					storage := s3storage.New(b.serve(t), "bucket", append(c.options, s3storage.WithParts(5<<20, 3))...)
 					require.NoError(t, storage.Put(t.Context(), "object", strings.NewReader("first")))
 					put := conditionalDoors(t, storage)[door]
-					b.lie = c.lie
+					b.setLie(c.lie)
 					key, broken := "object", pikokms.ErrChanged
 					if door == "PutNew" {
 						key, broken = "new", fs.ErrExist
 					}
 					err := put(key, content)
-					require.Empty(t, b.uploads)
+					require.Empty(t, b.unfinished())
 					if c.err != nil {
 						require.ErrorIs(t, err, c.err)
 						require.Equal(t, "first", string(b.content("object")))
@@ -232,14 +232,13 @@ func TestServicesWithoutConditions(t *testing.T) {
 // TestServicesWithoutETags has a service that has none. Nothing is replaced without a condition.
 func TestServicesWithoutETags(t *testing.T) {
 	b := newBucketInMemory()
-	b.lie = func(w http.ResponseWriter, r *http.Request) bool {
-		b.lie = nil
+	lie := func(w http.ResponseWriter, r *http.Request) bool {
+		b.setLie(nil)
 		b.ServeHTTP(withoutETag{w}, r)
 		return true
 	}
-	lie := b.lie
 	client := b.serve(t)
-	again := func() { b.lie = lie }
+	again := func() { b.setLie(lie) }
 	storage := s3storage.New(client, "bucket")
 	again()
 	require.NoError(t, storage.Put(t.Context(), "object", strings.NewReader("first")), "it is read back")
@@ -252,12 +251,12 @@ func TestServicesWithoutETags(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, v.Body.Close())
 		require.Empty(t, v.ETag)
-		b.lie = func(w http.ResponseWriter, r *http.Request) bool {
+		b.setLie(func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method == http.MethodHead {
 				return lie(w, r)
 			}
 			return false
-		}
+		})
 		err = storage.Replace(t.Context(), v, strings.NewReader("second"))
 		if !soleWriter {
 			require.ErrorIs(t, err, s3storage.ErrNoConditions)
@@ -315,12 +314,12 @@ func TestObjectsNameTheirChecksum(t *testing.T) {
 		for _, size := range []int{0, 1000, inParts} {
 			b := newBucketInMemory()
 			var named []string
-			b.lie = func(_ http.ResponseWriter, r *http.Request) bool {
+			b.setLie(func(_ http.ResponseWriter, r *http.Request) bool {
 				if r.Method == http.MethodPut || r.URL.Query().Has("uploads") {
 					named = append(named, r.Header.Get("X-Amz-Sdk-Checksum-Algorithm")+r.Header.Get("X-Amz-Checksum-Algorithm"))
 				}
 				return false
-			}
+			})
 			client := b.serve(t, func(o *s3.Options) { o.RequestChecksumCalculation = want })
 			require.NoError(t, s3storage.New(client, "bucket", s3storage.WithParts(5<<20, 1)).Put(t.Context(), "object", bytes.NewReader(noise(size))))
 			require.NotEmpty(t, named)
@@ -338,13 +337,13 @@ func TestObjectsNameTheirChecksum(t *testing.T) {
 func TestRequesterPays(t *testing.T) {
 	b := newBucketInMemory()
 	requests := 0
-	b.lie = func(_ http.ResponseWriter, r *http.Request) bool {
+	b.setLie(func(_ http.ResponseWriter, r *http.Request) bool {
 		requests++
 		if r.Header.Get("X-Amz-Request-Payer") != "requester" || !strings.Contains(r.Header.Get("Authorization"), "x-amz-request-payer") {
 			t.Errorf("%s %s does not say who pays", r.Method, r.URL)
 		}
 		return false
-	}
+	})
 	payer := s3.WithAPIOptions(smithyhttp.SetHeaderValue("X-Amz-Request-Payer", "requester"))
 	storage := s3storage.New(b.serve(t, payer), "bucket", s3storage.WithParts(5<<20, 1))
 	for _, size := range []int{10, inParts} {
@@ -372,13 +371,13 @@ func TestNewObjectsOfServicesThatKeepTheCondition(t *testing.T) {
 	for name, ignored := range map[string]bool{"kept": false, "ignored": true} {
 		b := newBucketInMemory()
 		var made []string
-		b.lie = func(_ http.ResponseWriter, r *http.Request) bool {
+		b.setLie(func(_ http.ResponseWriter, r *http.Request) bool {
 			made = append(made, r.Method)
 			if ignored {
 				r.Header.Del("If-None-Match")
 			}
 			return false
-		}
+		})
 		storage := s3storage.New(b.serve(t), "bucket")
 		require.NoError(t, storage.PutNew(t.Context(), "a", nil, strings.NewReader("a")))
 		require.Equal(t, []string{"HEAD", "PUT", "PUT"}, made)

@@ -107,11 +107,11 @@ func TestHostsReadAndMoveObjectsOfTheS3EncryptionClient(t *testing.T) {
 
 			require.NoError(t, host.Migrate(t.Context(), "object"))
 			require.True(t, header.Sniff(b.content("object")))
-			require.Len(t, b.objects, 1, "the instruction file goes")
-			for name := range b.headers["object"] {
+			require.Len(t, b.keys(), 1, "the instruction file goes")
+			for name := range b.header("object") {
 				require.NotContains(t, name, "X-Amz-Meta-X-Amz-")
 			}
-			require.Equal(t, "blue", b.headers["object"].Get("X-Amz-Meta-Color"))
+			require.Equal(t, "blue", b.header("object").Get("X-Amz-Meta-Color"))
 			got, err = read(newHost(t, storage)) // which knows neither format nor keys of the client
 			require.NoError(t, err)
 			require.True(t, bytes.Equal(plain, got))

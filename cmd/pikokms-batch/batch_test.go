@@ -37,6 +37,9 @@ import (
 var folder string // of the function's binary
 
 func TestMain(m *testing.M) {
+	for _, name := range []string{"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"} {
+		os.Unsetenv(name) // as the machine is configured
+	}
 	for name, value := range map[string]string{
 		"AWS_ACCESS_KEY_ID": emulator.Credentials, "AWS_SECRET_ACCESS_KEY": emulator.Credentials, "AWS_EC2_METADATA_DISABLED": "true",
 		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull, "AWS_REGION": emulator.Region,

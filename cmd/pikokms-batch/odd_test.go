@@ -201,7 +201,7 @@ func TestSlowMinutes(t *testing.T) {
 	job := request(task{bucket: "photos", key: "large"})
 	slow.Store(true)
 	for range 2 {
-		result := invoke(t, sandbox, job, 4*time.Second)[0]
+		result := invoke(t, sandbox, job, 8*time.Second)[0]
 		require.Equal(t, "TemporaryFailure", result.ResultCode, result.ResultString)
 		require.Contains(t, result.ResultString, "ran out when 0.02 of 0.03 GB were read, at ")
 		require.Contains(t, result.ResultString, "; run pikokms encrypt -k 'awskms:///")

@@ -22,6 +22,7 @@ import (
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/embedgw"
 
+	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -85,10 +86,8 @@ func start(t testing.TB, args ...string) *gateway {
 
 func startAs(t testing.TB, what string, args ...string) *gateway {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := emulator.FreeAddress()
 	require.NoError(t, err)
-	address := listener.Addr().String()
-	require.NoError(t, listener.Close())
 	process := exec.Command(os.Args[0], append(args, "--listen", address)...)
 	process.Env = append(os.Environ(), asProgram+"="+what, "PIKOKMS_GATEWAY_ACCESS_KEY_ID="+testKey, "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY="+testSecret)
 	process.Stderr = t.Output()

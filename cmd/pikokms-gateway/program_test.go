@@ -29,6 +29,7 @@ import (
 	"github.com/aws/smithy-go"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/kmstest"
 )
 
@@ -44,10 +45,9 @@ func runFailing(t *testing.T, environment []string, args ...string) string {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := emulator.FreeAddress()
 	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().String()
+	return address
 }
 
 func TestWrongSettings(t *testing.T) {

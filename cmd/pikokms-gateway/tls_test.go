@@ -75,7 +75,7 @@ func TestTLS(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := client().ListBuckets(t.Context(), nil)
 		return err == nil
-	}, 10*time.Second, 20*time.Millisecond, "the certificate is not the new one")
+	}, time.Minute, 20*time.Millisecond, "the certificate is not the new one")
 
 	// A certificate that can't be read leaves the one in use.
 	require.NoError(t, os.WriteFile(certFile, []byte("no certificate"), 0o600))
@@ -95,7 +95,7 @@ func TestTLS(t *testing.T) {
 	// Whoever reads an object when the gateway stops gets all of it. By then probes send new clients
 	// elsewhere.
 	require.NoError(t, g.process.Process.Signal(syscall.SIGTERM))
-	require.Eventually(t, func() bool { return ready() == http.StatusServiceUnavailable }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return ready() == http.StatusServiceUnavailable }, time.Minute, 10*time.Millisecond)
 	whole, err := io.ReadAll(got.Body)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(content, whole))

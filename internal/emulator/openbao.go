@@ -3,6 +3,7 @@ package emulator
 import (
 	"cmp"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -49,7 +50,7 @@ func HasOpenBao() bool { return exec.Command(openBaoProgram(), "version").Run() 
 func openBaoProgram() string { return cmp.Or(os.Getenv("PIKOKMS_OPENBAO"), "bao") }
 
 var openBao = sync.OnceValues(func() (*emulator, error) {
-	address, err := freeAddress()
+	address, err := FreeAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -64,13 +65,20 @@ var openBao = sync.OnceValues(func() (*emulator, error) {
 	return started, nil
 })
 
-// freeAddress returns an address of this machine where nothing listens.
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// FreeAddress returns an address of this machine where nothing listens, for a program that can't
+// take any. The system hands out no port of this range by itself, so that no other test is given it
+// before the program has begun to listen.
+func FreeAddress() (string, error) {
+	const first, ports, tries = 12_000, 12_000, 100
+	for try := 1; ; try++ {
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(ports)))
+		if err == nil {
+			return listener.Addr().String(), listener.Close()
+		}
+		if try == tries {
+			return "", err
+		}
 	}
-	return listener.Addr().String(), listener.Close()
 }
 
 // waitForOpenBao waits until a server is unsealed.

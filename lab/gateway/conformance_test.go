@@ -30,6 +30,7 @@ import (
 	"github.com/versity/versitygw/s3response"
 	"github.com/versity/versitygw/tests/integration"
 
+	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -140,26 +141,25 @@ func (w *whole) Read(p []byte) (int, error) {
 // serve runs a server until the test ends, and returns its URL.
 func serve(t *testing.T, command func(address string) *exec.Cmd) string {
 	t.Helper()
-	url, server := run(t, command)
-	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait()
-	})
+	url, _ := run(t, command)
 	return url
 }
 
-// run runs a server, and returns its URL once it listens.
+// run runs a server until the test ends, if nobody ends it before, and returns its URL once it
+// listens.
 func run(t *testing.T, command func(address string) *exec.Cmd) (string, *exec.Cmd) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := emulator.FreeAddress()
 	require.NoError(t, err)
-	address := listener.Addr().String()
-	require.NoError(t, listener.Close())
 	server := command(address)
 	if server.Stderr == nil {
 		server.Stderr = t.Output()
 	}
 	require.NoError(t, server.Start())
+	t.Cleanup(func() { // also if the test fails before it ends the server
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	})
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		connection, err := net.Dial("tcp", address)
 		if err == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
 
+	"piko.sh/pikokms/internal/emulator"
 	"piko.sh/pikokms/message"
 	"piko.sh/pikokms/provider"
 )
@@ -56,10 +57,8 @@ func TestGateway(t *testing.T) {
 
 func serveGateway(t *testing.T, program string, args ...string) *s3.Client {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := emulator.FreeAddress()
 	require.NoError(t, err)
-	address := listener.Addr().String()
-	require.NoError(t, listener.Close())
 	process := exec.Command(program, append(args, "--listen", address)...)
 	process.Env = append(os.Environ(), "PIKOKMS_GATEWAY_ACCESS_KEY_ID=clients", "PIKOKMS_GATEWAY_SECRET_ACCESS_KEY=secret")
 	process.Stderr = t.Output()

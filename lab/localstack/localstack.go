@@ -36,7 +36,7 @@ const Variable = "PIKOKMS_LOCALSTACK_URL"
 const startup = 3 * time.Minute
 
 // patience is how long a LocalStack that is ready may take to answer.
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 // Container is a running LocalStack.
 type Container struct {

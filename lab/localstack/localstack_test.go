@@ -1,6 +1,7 @@
 package localstack
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -37,7 +38,9 @@ func TestOneLocalStackServesAWholeRun(t *testing.T) {
 		}
 	}
 	server.Close()
-	if _, err := Start(t.Context()); err == nil || !strings.Contains(err.Error(), Variable) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := Start(ctx); err == nil || !strings.Contains(err.Error(), Variable) {
 		t.Errorf("the error of one that is gone is %v", err)
 	}
 }

@@ -192,6 +192,7 @@ func TestClouds(t *testing.T) {
 		"my-hsm.managedhsm.usgovcloudapi.net": {"https://managedhsm.usgovcloudapi.net", "login.microsoftonline.us"},
 	} {
 		t.Run(vault, func(t *testing.T) {
+			t.Parallel() // each waits for the timeout, since the login is tried again until then
 			challenger := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/11111111-2222-3333-4444-555555555555", resource="`+c.resource+`"`)
 				w.WriteHeader(http.StatusUnauthorized)
@@ -199,7 +200,7 @@ func TestClouds(t *testing.T) {
 			defer challenger.Close()
 			transport := &alone{vault: challenger.Client()}
 			_, err := azurekeyvault.NewProvider(t.Context(), azurekeyvault.Config{
-				Vault: vault, Key: "k", Endpoint: challenger.URL, Transport: transport, MaxRetries: 1, Timeout: time.Second,
+				Vault: vault, Key: "k", Endpoint: challenger.URL, Transport: transport, MaxRetries: 1, Timeout: 3 * time.Second,
 			})
 			require.ErrorIs(t, err, provider.ErrProviderUnavailable, "%v", err)
 			require.ErrorContains(t, err, "connection refused")

@@ -59,7 +59,7 @@ func TestKMSFaults(t *testing.T) {
 			cached, uncached := create(t, s.Store), create(t, s.Store)
 			timeout := 10 * time.Second // for an answer that comes, on a machine that is busy
 			if name == "stalled" || name == "half-open" {
-				timeout = time.Second / 2
+				timeout = time.Second
 			}
 			wrapper, err := kmswrap.New(t.Context(), awskms.Config{
 				KeyID: s.key.ARN, Timeout: timeout, Client: kms.New(kms.Options{

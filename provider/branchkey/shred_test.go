@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -548,7 +549,8 @@ func TestManyAdministratorsShred(t *testing.T) {
 	ctx := t.Context()
 	var all sync.WaitGroup
 	var mu sync.Mutex
-	made, destroyed := 0, false
+	made := 0
+	var destroyed atomic.Bool
 	for i := range 8 {
 		all.Go(func() {
 			store := s.another(t, s.table)
@@ -567,7 +569,7 @@ func TestManyAdministratorsShred(t *testing.T) {
 					}
 				case 3:
 					if _, err = store.Destroy(ctx, s.id, 0); err == nil {
-						destroyed = true
+						destroyed.Store(true)
 					}
 				}
 				if err != nil && !errors.Is(err, branchkey.ErrConflict) && !errors.Is(err, branchkey.ErrDisabled) &&
@@ -578,7 +580,7 @@ func TestManyAdministratorsShred(t *testing.T) {
 		})
 	}
 	all.Wait()
-	require.False(t, destroyed, "nobody waited")
+	require.False(t, destroyed.Load(), "nobody waited")
 	_, err := s.Disable(ctx, s.id)
 	require.NoError(t, err)
 	d, err := s.Enable(ctx, s.id)
@@ -613,7 +615,7 @@ func TestCachedWhileDestroyed(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := open(ctx, short, s.messages[0])
 		return errors.Is(err, branchkey.ErrDestroyed)
-	}, 2*ttl, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 
 	_, err = open(ctx, long, s.messages[0])
 	require.NoError(t, err, "it is cached")
@@ -708,12 +710,12 @@ func TestClockOfDynamoDB(t *testing.T) {
 	key := server.CreateKey(kmstest.Key{})
 	target, err := url.Parse(emulator.Moto(t))
 	require.NoError(t, err)
-	var ahead time.Duration
-	dated := true
+	var ahead atomic.Int64 // the time.Duration by which DynamoDB's clock is ahead
+	var undated atomic.Bool
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.ModifyResponse = func(r *http.Response) error {
-		r.Header.Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
-		if !dated {
+		r.Header.Set("Date", time.Now().Add(time.Duration(ahead.Load())).UTC().Format(http.TimeFormat))
+		if undated.Load() {
 			r.Header.Set("Date", "today")
 		}
 		return nil
@@ -735,21 +737,22 @@ func TestClockOfDynamoDB(t *testing.T) {
 	ctx := t.Context()
 	require.NoError(t, store.CreateTable(ctx))
 	id := create(t, store)
-	ahead = 30 * 24 * time.Hour
+	const month = 30 * 24 * time.Hour
+	ahead.Store(int64(month))
 	d, err := store.Disable(ctx, id)
 	require.NoError(t, err)
-	require.WithinDuration(t, time.Now().Add(ahead), d.Disabled, time.Minute)
-	ahead += branchkey.DefaultWait - time.Hour
+	require.WithinDuration(t, time.Now().Add(month), d.Disabled, time.Minute)
+	ahead.Store(int64(month + branchkey.DefaultWait - time.Hour))
 	_, err = store.Destroy(ctx, id, 0)
 	require.ErrorIs(t, err, branchkey.ErrTooEarly)
-	ahead = 0
+	ahead.Store(0)
 	_, err = store.Destroy(ctx, id, 0)
 	require.ErrorIs(t, err, branchkey.ErrTooEarly)
-	ahead = 30*24*time.Hour + branchkey.DefaultWait + time.Minute
-	dated = false
+	ahead.Store(int64(month + branchkey.DefaultWait + time.Minute))
+	undated.Store(true)
 	_, err = store.Destroy(ctx, id, 0)
 	require.ErrorIs(t, err, provider.ErrProviderUnavailable, "without a time nothing is destroyed")
-	dated = true
+	undated.Store(false)
 	d, err = store.Destroy(ctx, id, 0)
 	require.NoError(t, err)
 	require.ErrorIs(t, d.Err, branchkey.ErrDestroyed)

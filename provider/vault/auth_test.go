@@ -73,14 +73,14 @@ func TestTokens(t *testing.T) {
 		require.ErrorIs(t, err, provider.ErrAccessDenied)
 	})
 	t.Run("stored by vault login", func(t *testing.T) {
-		home := t.TempDir()
-		t.Setenv("HOME", home)
+		token := filepath.Join(os.Getenv("HOME"), ".vault-token")
 		c := c
 		c.Token = ""
 		_, err := vault.NewProvider(t.Context(), c)
 		require.ErrorIs(t, err, provider.ErrAccessDenied)
 		require.ErrorContains(t, err, "vault login")
-		require.NoError(t, os.WriteFile(filepath.Join(home, ".vault-token"), []byte(emulator.OpenBaoToken), 0o600))
+		require.NoError(t, os.WriteFile(token, []byte(emulator.OpenBaoToken), 0o600))
+		defer os.Remove(token)
 		require.NoError(t, unseal(t, open(t, c), sealed))
 	})
 	t.Run("policies", func(t *testing.T) {
@@ -117,8 +117,8 @@ func TestRenewal(t *testing.T) {
 
 	renewed := map[string]provider.Provider{}
 	tokens := map[string]string{
-		"token":          b.policy(map[string]any{"ttl": "6s"}, b.forUse("app-data")),
-		"periodic token": b.policy(map[string]any{"period": "6s"}, b.forUse("app-data")),
+		"token":          b.policy(map[string]any{"ttl": "12s"}, b.forUse("app-data")),
+		"periodic token": b.policy(map[string]any{"period": "12s"}, b.forUse("app-data")),
 	}
 	for name, token := range tokens {
 		c := c

@@ -25,7 +25,16 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"VAULT_ADDR", "VAULT_TOKEN", "VAULT_NAMESPACE", "BAO_ADDR", "BAO_TOKEN", "BAO_NAMESPACE"} {
 		_ = os.Unsetenv(name)
 	}
-	goleak.VerifyTestMain(m)
+	// Vault's client looks only once where the home folder is, so it is one of all tests.
+	home, err := os.MkdirTemp("", "pikokms-vault-")
+	if err != nil {
+		panic(err)
+	}
+	os.Setenv("HOME", home)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(home)
+		os.Exit(code)
+	}))
 }
 
 func TestExported(t *testing.T) { exported.Test(t) }

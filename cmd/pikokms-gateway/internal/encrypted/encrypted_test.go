@@ -38,10 +38,14 @@ var behind backend.Backend
 
 func TestMain(m *testing.M) {
 	folder, err := os.MkdirTemp("", "gateway-")
+	buckets := filepath.Join(folder, "buckets") // a test also looks at what is beside it
+	if err == nil {
+		err = os.Mkdir(buckets, 0o700)
+	}
 	if err == nil {
 		options := encrypted.FolderOptions()
 		options.CopyObjectThreshold = 5 << 30 // as S3 has it
-		behind, err = posix.New(folder, meta.XattrMeta{}, options)
+		behind, err = posix.New(buckets, meta.XattrMeta{}, options)
 	}
 	if err != nil {
 		panic(err)
@@ -155,9 +159,13 @@ func code(err error) string {
 	return own.BaseError().Code
 }
 
+// random returns n random bytes, which do not begin as a message does.
 func random(n int) []byte {
 	b := make([]byte, n)
 	rand.Read(b)
+	if n > 0 {
+		b[0] |= 0x80
+	}
 	return b
 }
 

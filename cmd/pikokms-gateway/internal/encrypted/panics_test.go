@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -23,11 +24,11 @@ import (
 // goroutines, and when an answer is sent.
 type panicking struct {
 	backend.Backend
-	now bool
+	now atomic.Bool
 }
 
 func (p *panicking) HeadObject(ctx context.Context, in *s3.HeadObjectInput) (*s3.HeadObjectOutput, error) {
-	if p.now {
+	if p.now.Load() {
 		panic("head of " + *in.Key)
 	}
 	return p.Backend.HeadObject(ctx, in)
@@ -43,7 +44,7 @@ func (p *panicking) ListBuckets(context.Context, s3response.ListBucketsInput) (s
 
 func (p *panicking) GetObject(ctx context.Context, in *s3.GetObjectInput) (*s3.GetObjectOutput, error) {
 	out, err := p.Backend.GetObject(ctx, in)
-	if err == nil && p.now {
+	if err == nil && p.now.Load() {
 		content, err := io.ReadAll(out.Body)
 		if err != nil {
 			return nil, err
@@ -67,7 +68,8 @@ func TestPanicsEndNoProcess(t *testing.T) {
 	u.upload(1, random(70<<20))
 
 	var log bytes.Buffer
-	p := &panicking{behind, true}
+	p := &panicking{Backend: behind}
+	p.now.Store(true)
 	key, err := encrypted.NewKey(message.Encrypter{Keyring: b.keys}, message.Decrypter{Keyrings: []provider.Unwrapper{b.keys}})
 	require.NoError(t, err)
 	b.Backend = encrypted.New(p, encrypted.Config{
@@ -107,7 +109,7 @@ func TestPanicsEndNoProcess(t *testing.T) {
 	require.Equal(t, "IncompleteBody", code(err))
 	logged("content")
 
-	p.now = false
+	p.now.Store(false)
 	_, err = u.complete()
 	require.Equal(t, "InternalError", code(err))
 	logged("part")

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -223,15 +224,17 @@ func (r *slowReader) Read(p []byte) (int, error) {
 }
 
 func TestTheTimeOfContentIsNotTheStorages(t *testing.T) {
-	s := idle.Limit(&stuckStorage{}, 100*time.Millisecond)
-	require.NoError(t, s.Put(t.Context(), "key", &slowReader{left: 3}))
-	r, err := s.Get(t.Context(), "key")
-	require.NoError(t, err)
-	defer r.Close()
-	time.Sleep(150 * time.Millisecond) // the time of whoever reads does not count either
-	text, err := io.ReadAll(r)
-	require.NoError(t, err)
-	require.Equal(t, "start", string(text))
+	synctest.Test(t, func(t *testing.T) {
+		s := idle.Limit(&stuckStorage{}, 100*time.Millisecond)
+		require.NoError(t, s.Put(t.Context(), "key", &slowReader{left: 3}))
+		r, err := s.Get(t.Context(), "key")
+		require.NoError(t, err)
+		defer r.Close()
+		time.Sleep(150 * time.Millisecond) // the time of whoever reads does not count either
+		text, err := io.ReadAll(r)
+		require.NoError(t, err)
+		require.Equal(t, "start", string(text))
+	})
 }
 
 // TestAFolderWithAnIdleLimit uses a folder with a limit as it would use the folder itself.

@@ -22,6 +22,7 @@ import (
 	"piko.sh/pikokms/blobstorage"
 	"piko.sh/pikokms/folderstorage"
 	"piko.sh/pikokms/header"
+	"piko.sh/pikokms/kmstest"
 	"piko.sh/pikokms/provider/local"
 )
 
@@ -189,10 +190,13 @@ func TestInterruptedWorkSaysWhatIsDone(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows sends no such signals")
 	}
-	dir, key, _ := newFolder(t, 1000)
+	server, key := kmsKey(t)
+	dir, _, _ := newFolder(t, 100)
+	server.Inject(kmstest.Fault{Operation: "GenerateDataKey", Do: kmstest.Delay(time.Second / 2)}) // so that the work does not end before
 	var stderr bytes.Buffer
-	arguments := []string{"encrypt", "-k", "local:" + key, "--in-place", "--jobs", "1", dir}
+	arguments := []string{"encrypt", "-k", key, "--in-place", "--jobs", "1", dir}
 	command := exec.CommandContext(t.Context(), "pikokms", arguments...)
+	command.Env = append(os.Environ(), "GORACE="+noRaceSleep, "AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_EC2_METADATA_DISABLED=true")
 	command.Stderr = &stderr
 	require.NoError(t, command.Start())
 	require.Eventually(t, func() bool {
@@ -202,11 +206,12 @@ func TestInterruptedWorkSaysWhatIsDone(t *testing.T) {
 	require.NoError(t, command.Process.Signal(os.Interrupt))
 	require.Error(t, command.Wait())
 	require.Contains(t, stderr.String(), "pikokms: finishing the objects that are being worked on; a second signal stops at once\n")
-	require.Regexp(t, "\npikokms: interrupted: encrypted [0-9]+ objects? of .*, of 1000; the same command line goes on\n$", stderr.String())
+	require.Regexp(t, "\npikokms: interrupted: encrypted [0-9]+ objects? of .*, of 100; the same command line goes on\n$", stderr.String())
+	server.Heal()
 	_, text, _, err := execute(t, arguments...)
 	require.NoError(t, err, text)
 	require.Contains(t, text, "skipped")
-	_, text, _, err = execute(t, "verify", "-k", "local:"+key, dir)
+	_, text, _, err = execute(t, "verify", "-k", key, dir)
 	require.NoError(t, err, text)
-	require.Contains(t, text, "verified 1000 objects of ")
+	require.Contains(t, text, "verified 100 objects of ")
 }

@@ -40,7 +40,21 @@ var programs = map[string]func(){"pikokms": func() {
 	Main()
 }}
 
-func TestMain(m *testing.M) { testscript.Main(m, programs) }
+// TestMain takes what the machine is configured with out of the way. The programs keep what the
+// tests give them.
+func TestMain(m *testing.M) {
+	if _, isProgram := programs[filepath.Base(os.Args[0])]; !isProgram {
+		for _, variable := range os.Environ() {
+			name, _, _ := strings.Cut(variable, "=")
+			if name == "PIKOKMS_KEY" || name != "AWS_CA_BUNDLE" && slices.ContainsFunc([]string{"AWS_", "VAULT_", "BAO_", "OTEL_"}, func(prefix string) bool {
+				return strings.HasPrefix(name, prefix)
+			}) {
+				_ = os.Unsetenv(name)
+			}
+		}
+	}
+	testscript.Main(m, programs)
+}
 
 // A program under the race detector otherwise sleeps for a second before it exits.
 const noRaceSleep = "atexit_sleep_ms=0"

@@ -75,6 +75,13 @@ func (b *breaking) selectCalls(calls *adversary.Calls) {
 	b.calls = calls
 }
 
+// breaksBy sets how requests of a method are broken, or requests of any if it is empty.
+func (b *breaking) breaksBy(way, method string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.way, b.only = way, method
+}
+
 // ofS3 names a request to S3: by its method, or by what it asks for if that is not an object's
 // content. It is "again" if it puts a new object a second time, which s3storage does once to see
 // whether that is refused.
@@ -574,7 +581,8 @@ const deniedProperties = `the permission s3:GetObject(Tagging|Acl) is missing`
 // tryWith runs a command line once for each of its requests, and breaks that one.
 func (f *faulty) tryWith(t *testing.T, w task, how tryPolicy, way string) (faults, seen int) {
 	t.Helper()
-	places.Tries, f.retries, f.way = how.tries, how.sdk, way
+	places.Tries, f.retries = how.tries, how.sdk
+	f.breaksBy(way, "")
 	dir := t.TempDir()
 	faults = adversary.EachCall(func(c *adversary.Calls) {
 		f.reset(t, f.source(w))
@@ -724,7 +732,7 @@ func TestAFaultAtEachCallOfTheCommand(t *testing.T) {
 // program.
 func TestALostAnswerToAPut(t *testing.T) {
 	f := newFaulty(t)
-	f.way, f.only = answerLost, http.MethodPut
+	f.breaksBy(answerLost, http.MethodPut)
 	for _, w := range []task{
 		{verb: "encrypt", from: "file", to: "object"},
 		{verb: "decrypt", from: "object", inPlace: true},

@@ -132,7 +132,7 @@ func newSandbox(t *testing.T) *sandbox {
 
 // run runs statements, until one fails.
 func (s *sandbox) run(ctx context.Context, statements ...*syntax.Stmt) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	for _, statement := range statements {
 		_ = s.output.take()

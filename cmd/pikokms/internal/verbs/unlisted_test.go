@@ -48,7 +48,10 @@ func newUser(t *testing.T, names ...string) *user {
 	elsewhere := t.TempDir()
 	u.binary = filepath.Join(elsewhere, "pikokms")
 	require.NoError(t, os.WriteFile(u.binary, content, 0o755))
-	require.NoError(t, os.Chmod(filepath.Dir(elsewhere), 0o755))
+	for _, dir := range []string{elsewhere, filepath.Dir(elsewhere)} { // whatever the umask is
+		require.NoError(t, os.Chmod(dir, 0o755))
+	}
+	require.NoError(t, os.Chmod(u.binary, 0o755))
 	require.NoError(t, filepath.WalkDir(u.dir, func(path string, _ fs.DirEntry, err error) error {
 		return errors.Join(err, os.Chown(path, nobody, nobody))
 	}))
