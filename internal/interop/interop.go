@@ -12,9 +12,13 @@ import (
 )
 
 // Start starts a program, which ends with the test, and adds variables to its environment. Each
-// line of the program's input is a request in JSON, which it answers with a line of JSON.
+// line of the program's input is a request in JSON, which it answers with a line of JSON. The test is
+// skipped in short mode, so that what runs then does not depend on what a machine has installed.
 func Start[Request, Answer any](t testing.TB, command *exec.Cmd, environment ...string) (ask func(testing.TB, Request) Answer) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped: other implementations are not for short mode")
+	}
 	command.Env = append(os.Environ(), environment...)
 	command.Stderr = os.Stderr
 	in, err := command.StdinPipe()

@@ -113,7 +113,7 @@ func TestUsersInstallFromProxy(t *testing.T) {
 			u.do(t, dir, "mod", "tidy")
 			u.do(t, dir, "vet", "./...")
 			// It builds the program, too.
-			if out := u.do(t, dir, "run", "."); out != "hello\n" {
+			if out := u.do(t, dir, "run", "-ldflags=-w", "."); out != "hello\n" {
 				t.Fatalf("the program says %q", out)
 			}
 			required, err := os.ReadFile(filepath.Join(dir, "go.mod"))

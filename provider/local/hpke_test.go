@@ -251,6 +251,9 @@ func (k keeping) GenerateDataKey(ctx context.Context, pairs map[string]string) (
 // Python's cryptography has HPKE with ML-KEM-768 and X25519 by OpenSSL. It opens the vectors, and
 // wraps a data key that pikokms opens.
 func TestHPKEWithPython(t *testing.T) {
+	if testing.Short() {
+		t.Skip("skipped: Python is not for short mode")
+	}
 	python := os.Getenv("PIKOKMS_PYTHON")
 	if python == "" {
 		python = "python3"
