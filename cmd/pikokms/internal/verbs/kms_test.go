@@ -106,8 +106,8 @@ func TestKeysThatCannotBeHad(t *testing.T) {
 		for _, third := range []string{"local", "awskms"} {
 			t.Run(fmt.Sprintf("the first %s, the third is %s", way, third), func(t *testing.T) {
 				t.Parallel()
-				// An answer that must come has a minute, even on a busy machine, and one that does not come
-				// is waited for in the second run alone.
+				// An answer that must come has a minute, even on a busy machine, and one that does
+				// not come is waited for in the second run alone.
 				const patience = time.Minute
 				timeout := 2 * time.Second
 				if way == "gives another data key" {

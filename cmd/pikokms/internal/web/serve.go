@@ -103,8 +103,8 @@ func (s *Server) guard(inner http.Handler) http.Handler {
 		h.Set("Content-Security-Policy", closedPolicy)
 		switch {
 		case !s.servesHost(r.Host):
-			// Otherwise an attacker could point the name of a web site to this server, and pages of that
-			// site could read everything.
+			// Otherwise an attacker could point the name of a web site to this server, and
+			// pages of that site could read everything.
 			http.Error(w, "This view does not answer for that host.", http.StatusMisdirectedRequest)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			h.Set("Allow", "GET, HEAD")
