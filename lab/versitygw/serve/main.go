@@ -16,6 +16,8 @@ import (
 	"github.com/versity/versitygw/backend/meta"
 	"github.com/versity/versitygw/backend/posix"
 	"github.com/versity/versitygw/embedgw"
+
+	"piko.sh/pikokms/internal/emulator"
 )
 
 const (
@@ -47,7 +49,7 @@ func serve() (err error) {
 	if err != nil {
 		return err
 	}
-	address, err := freeAddress()
+	address, err := emulator.FreeAddress()
 	if err != nil {
 		return err
 	}
@@ -69,15 +71,6 @@ func serve() (err error) {
 		stop()
 	}()
 	return <-ended
-}
-
-// freeAddress returns an address that nobody listens on.
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return listener.Addr().String(), listener.Close()
 }
 
 // waitUntilListening waits until the gateway listens.
